@@ -1,0 +1,357 @@
+//! One call from start to end: admit, lease, arm, invoke, settle. Every way to call a function comes by [`run`].
+//!
+//! A call runs on its caller's task; dropping the future cancels it. Time is read twice for a call that never waits.
+//! Whatever ends the call, it ends here: the store is dropped, the seat given back, the receipt told once.
+
+use crate::clock::{Clock, Nanos};
+use crate::engine::pool::Lease;
+use crate::engine::ticker::{Alarm, Until};
+use crate::engine::trap::{self, Fault};
+use crate::error::{Error, ErrorKind, Result};
+use crate::function::Inner;
+use crate::usage::{Output, Receipt, Reply, Usage};
+use crate::{capability::cli::Invocation, denial::Denial};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::SemaphorePermit;
+
+/// What a caller says about one call, or about all calls by one handle.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    tenant: Option<Arc<str>>,
+    deadline: Option<Duration>,
+}
+
+impl Options {
+    /// Whom the call is for.
+    pub fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+}
+
+/// Options of a handle. A trait, so that a guest's export of the same name stays callable on a typed handle.
+pub trait CallOptions: Sized {
+    /// The options as they are.
+    fn options(&self) -> &Options;
+
+    /// The same handle with other options.
+    fn with_options(&self, options: Options) -> Self;
+
+    /// A handle whose calls are for that tenant: the unit of fairness, budgets and reuse.
+    fn tenant(&self, tenant: impl Into<Arc<str>>) -> Self {
+        self.with_options(Options { tenant: Some(tenant.into()), ..self.options().clone() })
+    }
+
+    /// A handle whose calls end after `deadline`, where that is sooner than the function's own deadline.
+    fn deadline(&self, deadline: Duration) -> Self {
+        self.with_options(Options { deadline: Some(deadline), ..self.options().clone() })
+    }
+}
+
+/// The whole life of a call on one screen. `work` is what is done with the fresh instance.
+pub(crate) async fn run<R>(
+    function: &Inner,
+    options: &Options,
+    invocation: Option<Box<Invocation>>,
+    work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
+) -> Result<Reply<R>> {
+    let host = &*function.host;
+    let _running = host.ticker.enter();
+    let started = host.clock.now();
+    let limits = &function.blueprint.limits;
+    let deadline = started.plus(options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline)));
+    let watch = Watch::new(started);
+    let seat = admit(function, &watch, deadline).await.map_err(|error| function.refuse(options, error))?;
+    let mut call = Ending {
+        function,
+        options,
+        watch: &watch,
+        lease: function.blueprint.lease(invocation),
+        _seat: seat,
+        told: false,
+    };
+    let lease = &mut call.lease;
+    let end = {
+        let work = pin!(async move {
+            lease.start(&function.blueprint).await?;
+            work(lease).await
+        });
+        Bounded { work, watch: &watch, clock: &host.clock, deadline, busy: limits.busy, alarm: host.ticker.alarm() }
+            .await
+    };
+    call.settle(end)
+}
+
+/// A place among the calls that run at once.
+struct Seat<'a> {
+    _function: SemaphorePermit<'a>,
+    _host: SemaphorePermit<'a>,
+}
+
+/// Takes a seat, at once or after a bounded wait in a bounded line.
+async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Result<Seat<'a>> {
+    let host = &*function.host;
+    // A permit that is free has nobody waiting for it, so this overtakes no one.
+    if let Ok(_function) = function.seats.try_acquire()
+        && let Ok(_host) = host.seats.try_acquire()
+    {
+        return Ok(Seat { _function, _host });
+    }
+    let limits = &function.blueprint.limits;
+    let Some(_place) = function.line.join(limits.queue) else {
+        let text = format!(
+            "all {} seats of this function or all of the host's are taken, and {} calls wait already; try again later, or raise `Limits::queue` or `Limits::concurrency`",
+            limits.concurrency, limits.queue
+        );
+        return Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()));
+    };
+    let last = watch.started.plus(limits.queue_wait).min(deadline);
+    let acquire = pin!(async {
+        let closed = |_| Error::new(ErrorKind::Internal, "the host's seats are gone; please report this");
+        let _function = function.seats.acquire().await.map_err(closed)?;
+        let _host = host.seats.acquire().await.map_err(closed)?;
+        Ok(Seat { _function, _host })
+    });
+    let seat = Until { alarm: host.ticker.alarm(), instant: last, future: acquire }.await;
+    watch.resume(host.clock.now());
+    seat.unwrap_or_else(|| {
+        let text = format!(
+            "it waited {:?} for one of {} seats of this function or of the host's; try again later, or raise `Limits::concurrency`",
+            last.since(watch.started),
+            limits.concurrency
+        );
+        Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()))
+    })
+}
+
+/// The clock of one call.
+struct Watch {
+    started: Nanos,
+    /// When the guest last got the thread, or gave it back.
+    last: AtomicU64,
+    busy: AtomicU64,
+}
+
+// Relaxed everywhere: one task writes, and a task that moves to another thread is handed over with a barrier.
+impl Watch {
+    fn new(started: Nanos) -> Watch {
+        Watch { started, last: AtomicU64::new(started.to_raw()), busy: AtomicU64::new(0) }
+    }
+
+    fn resume(&self, now: Nanos) {
+        self.last.store(now.to_raw(), Ordering::Relaxed);
+    }
+
+    /// Counts the time since the last mark as busy; returns all busy time so far.
+    fn pause(&self, now: Nanos) -> Duration {
+        let spent = now.since(self.last()).as_nanos() as u64;
+        let busy = self.busy.load(Ordering::Relaxed) + spent;
+        self.busy.store(busy, Ordering::Relaxed);
+        self.last.store(now.to_raw(), Ordering::Relaxed);
+        Duration::from_nanos(busy)
+    }
+
+    fn last(&self) -> Nanos {
+        Nanos::from_raw(self.last.load(Ordering::Relaxed))
+    }
+
+    fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
+    }
+}
+
+/// How a call's work ended.
+enum End<R> {
+    Done(Result<R, Fault>),
+    Deadline,
+    Busy,
+    Panicked(Box<dyn Any + Send>),
+}
+
+/// Polls the work, keeps the time, and stops it when its time is up.
+struct Bounded<'a, W> {
+    work: Pin<&'a mut W>,
+    watch: &'a Watch,
+    clock: &'a Clock,
+    deadline: Nanos,
+    busy: Duration,
+    alarm: Alarm<'a>,
+}
+
+impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
+    type Output = End<R>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End<R>> {
+        let this = self.get_mut();
+        if this.alarm.is_set() {
+            this.watch.resume(this.clock.now());
+        }
+        // Host functions are foreign code; after a panic the work is only dropped, never polled again.
+        let polled = catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx)));
+        let now = this.clock.now();
+        let busy = this.watch.pause(now);
+        match polled {
+            Err(payload) => Poll::Ready(End::Panicked(payload)),
+            Ok(_) if now >= this.deadline => Poll::Ready(End::Deadline),
+            Ok(Poll::Ready(result)) => Poll::Ready(End::Done(result)),
+            Ok(Poll::Pending) if busy >= this.busy => Poll::Ready(End::Busy),
+            Ok(Poll::Pending) => {
+                this.alarm.set(this.deadline, cx);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A call that has not ended yet. Dropped before [`settle`](Ending::settle), it was cancelled.
+struct Ending<'a> {
+    function: &'a Inner,
+    options: &'a Options,
+    watch: &'a Watch,
+    /// Before the seat: the slot is free again before the next call may take it.
+    lease: Lease,
+    _seat: Seat<'a>,
+    told: bool,
+}
+
+impl Ending<'_> {
+    fn settle<R>(mut self, end: End<R>) -> Result<Reply<R>> {
+        let limits = &self.function.blueprint.limits;
+        let state = self.lease.store.data();
+        let result = match end {
+            End::Done(Ok(value)) => match state.stop {
+                None => Ok(value),
+                Some(stop) => Err(trap::stopped(stop, limits)),
+            },
+            End::Done(Err(Fault::Wasm(error))) => Err(trap::explain(&error, state, limits)),
+            End::Done(Err(Fault::Own(error))) => Err(error),
+            End::Deadline => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "it did not end within its deadline of {:?} (busy {:?}); raise `Limits::deadline` or give it less to do",
+                    self.options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline)),
+                    self.watch.busy(),
+                ),
+            )),
+            End::Busy => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "it computed for more than its {:?} of busy time; raise `Limits::busy` or give it less to do",
+                    limits.busy
+                ),
+            )),
+            End::Panicked(payload) => Err(Error::new(
+                ErrorKind::HostPanic,
+                format!("a host function panicked: {}; mend that function", panic_text(payload)),
+            )),
+        };
+        self.told = true;
+        let (usage, output) = self.receipt(result.as_ref().err().map(Error::kind));
+        let denials = self.denials();
+        match result {
+            Ok(value) => Ok(Reply { value, usage, denials, output }),
+            Err(error) => Err(error.of(&self.function.name).receipt(usage, denials, output)),
+        }
+    }
+
+    /// Draws up the receipt and tells whoever wants to know. Once per call.
+    fn receipt(&mut self, error: Option<ErrorKind>) -> (Usage, Output) {
+        let fuel = self.lease.fuel_used();
+        let state = self.lease.store.data_mut();
+        let (output, log_dropped) = state.take_output();
+        let usage = Usage {
+            wall: self.watch.last().since(self.watch.started),
+            busy: self.watch.busy(),
+            fuel,
+            peak_memory: state.budget.peak,
+            bytes_in: state.bytes_in,
+            bytes_out: state.bytes_out,
+            host_calls: state.host_calls,
+            log_bytes: (output.stdout.len() + output.stderr.len()) as u64,
+            log_dropped,
+            cold: true,
+        };
+        self.function.pace.note(usage.wall);
+        self.function.tell(self.options, error, usage);
+        (usage, output)
+    }
+
+    fn denials(&mut self) -> Vec<Denial> {
+        std::mem::take(&mut self.lease.store.data_mut().denials)
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.receipt(Some(ErrorKind::Cancelled));
+        }
+    }
+}
+
+impl Inner {
+    fn tell(&self, options: &Options, error: Option<ErrorKind>, usage: Usage) {
+        if let Some(meter) = &self.host.meter {
+            meter.record(&Receipt { function: &self.name, tenant: options.tenant().unwrap_or(""), error, usage });
+        }
+    }
+
+    /// The receipt of a call that never got a seat.
+    fn refuse(&self, options: &Options, error: Error) -> Error {
+        self.tell(options, Some(error.kind()), Usage::default());
+        error.of(&self.name).receipt(Usage::default(), Vec::new(), Output::default())
+    }
+}
+
+/// How long a function's calls take, roughly: for the hint when to try again.
+#[derive(Default)]
+pub(crate) struct Pace(AtomicU64);
+
+impl Pace {
+    /// An exponential mean over about eight calls. Racing updates lose one sample, which does not matter.
+    fn note(&self, wall: Duration) {
+        let old = self.0.load(Ordering::Relaxed);
+        let new = old - old / 8 + wall.as_nanos() as u64 / 8;
+        self.0.store(new, Ordering::Relaxed);
+    }
+
+    fn hint(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed)).max(Duration::from_millis(1))
+    }
+}
+
+/// The calls that wait for a seat of one function.
+#[derive(Default)]
+pub(crate) struct Line(AtomicU64);
+
+impl Line {
+    fn join(&self, longest: u32) -> Option<Place<'_>> {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self);
+        (before < longest.into()).then_some(place)
+    }
+}
+
+struct Place<'a>(&'a Line);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "with a value that is not text".to_owned(),
+    };
+    // A payload's destructor is foreign code too.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+    text
+}

@@ -1,0 +1,229 @@
+//! What a guest may reach. Nothing by default, but for what carries no power.
+//!
+//! A capability has three moments. `link` puts its interfaces into an engine's linker, once. `bind` turns a function's
+//! grants into what its calls need, once per function; it may read the environment and may fail. `view` makes one
+//! call's share of it when the guest first touches WASI; it does no I/O and cannot fail.
+//!
+//! Linked for everybody, as it carries no power: `wasi:io`, clocks at 1 ms, exit, empty environment and arguments,
+//! terminals (none), stdio into the call's bounded output, secure randomness, a filesystem without a single directory,
+//! the types of `wasi:http`.
+
+pub(crate) mod cli;
+pub(crate) mod clocks;
+pub(crate) mod random;
+
+pub use cli::{Args, Env, Stdin};
+pub use clocks::Clocks;
+pub use random::Random;
+
+use crate::error::{Error, ErrorKind, Result};
+use wasmtime::component::Linker;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiView};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
+
+/// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
+/// [`Env`], [`Args`].
+#[derive(Clone, Debug)]
+pub struct Grant(pub(crate) Kind);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Clocks(Clocks),
+    Random(Random),
+    Stdin(Stdin),
+    Env(Env),
+    Args(Args),
+}
+
+impl Kind {
+    /// How the grant is called in messages, and the interfaces without which it has no effect.
+    fn serves(&self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Kind::Clocks(_) => ("Clocks", &["wasi:clocks/"]),
+            Kind::Random(_) => ("Random", &["wasi:random/"]),
+            Kind::Stdin(_) => ("Stdin", &["wasi:cli/stdin@"]),
+            Kind::Env(_) => ("Env", &["wasi:cli/environment@"]),
+            Kind::Args(_) => ("Args", &["wasi:cli/environment@"]),
+        }
+    }
+}
+
+macro_rules! grant {
+    ($($kind:ident),*) => { $(impl From<$kind> for Grant {
+        fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
+    })* };
+}
+grant!(Clocks, Random, Stdin, Env, Args);
+
+/// A function's grants in the form its calls use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bound {
+    pub clocks: Clocks,
+    pub random: Random,
+    pub stdin: Stdin,
+    pub env: Vec<(String, String)>,
+    pub args: Vec<String>,
+    pub max_random: u64,
+}
+
+impl Bound {
+    /// Checks the grants against what the component imports, and reads what they refer to.
+    pub(crate) fn bind(grants: &[Grant], imports: &[String], max_random: u64) -> Result<Bound> {
+        let mut bound = Bound { max_random, ..Bound::default() };
+        let mut once: Vec<&str> = Vec::new();
+        for Grant(kind) in grants {
+            let (name, interfaces) = kind.serves();
+            if !imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
+                return Err(Error::new(
+                    ErrorKind::Misuse,
+                    format!(
+                        "the grant {name} has no effect: the component imports no {}; remove it",
+                        interfaces.join(" or ")
+                    ),
+                ));
+            }
+            if !matches!(kind, Kind::Env(_)) {
+                if once.contains(&name) {
+                    return Err(Error::new(
+                        ErrorKind::Misuse,
+                        format!("the grant {name} was given twice; only the last could take effect, so give it once"),
+                    ));
+                }
+                once.push(name);
+            }
+            match kind.clone() {
+                Kind::Clocks(clocks) => bound.clocks = clocks,
+                Kind::Random(random) => bound.random = random,
+                Kind::Stdin(stdin) => bound.stdin = stdin,
+                Kind::Env(env) => bound.env.push(env.bind()?),
+                Kind::Args(args) => bound.args = args.0,
+            }
+        }
+        Ok(bound)
+    }
+
+    /// One call's WASI, made when the guest first touches it.
+    pub(crate) fn view(&self, call: Option<&cli::Invocation>, output: &cli::Capture) -> WasiCtx {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.max_random_size(self.max_random);
+        self.clocks.view(&mut wasi);
+        self.random.view(&mut wasi);
+        cli::view(self, call, output, &mut wasi);
+        wasi.build()
+    }
+}
+
+/// Links what every function may use. `asynchronous` engines get WASI 0.3 besides 0.2.
+pub(crate) fn link<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    link_io(linker)?;
+    clocks::link(linker, asynchronous)?;
+    random::link(linker, asynchronous)?;
+    cli::link(linker, asynchronous)?;
+    link_powerless(linker, asynchronous)
+}
+
+/// `wasi:io`: streams and polling over what other interfaces hand out.
+fn link_io<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::io;
+    struct Table;
+    impl wasmtime::component::HasData for Table {
+        type Data<'a> = &'a mut wasmtime::component::ResourceTable;
+    }
+    io::error::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
+    io::poll::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
+    io::streams::add_to_linker::<T, Table>(linker, |t| t.ctx().table)
+}
+
+/// A filesystem in which nothing is open, and http's types without a way out.
+fn link_powerless<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+    use wasmtime_wasi::p2::bindings::filesystem;
+    filesystem::types::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
+    filesystem::preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
+    wasmtime_wasi_http::p2::bindings::http::types::add_to_linker::<T, WasiHttp>(linker, &Default::default(), T::http)?;
+    if asynchronous {
+        wasmtime_wasi::p3::filesystem::add_to_linker(linker)?;
+        wasmtime_wasi_http::p3::bindings::http::types::add_to_linker::<T, WasiHttp>(linker, T::http)?;
+    }
+    Ok(())
+}
+
+/// Interfaces that [`link`] provides, without their versions. What a component imports beyond these needs a grant.
+const LINKED: &[&str] = &[
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:clocks/types",
+    "wasi:clocks/wall-clock",
+    "wasi:clocks/system-clock",
+    "wasi:clocks/monotonic-clock",
+    "wasi:random/random",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:cli/types",
+    "wasi:cli/exit",
+    "wasi:cli/environment",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/stderr",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:cli/terminal-stderr",
+    "wasi:filesystem/types",
+    "wasi:filesystem/preopens",
+    "wasi:http/types",
+];
+
+/// Whether an import is linked for everybody.
+pub(crate) fn is_linked(import: &str) -> bool {
+    let (name, version) = import.split_once('@').unwrap_or((import, ""));
+    // A pre-release or an older draft of WASI is another interface of the same name.
+    LINKED.contains(&name) && ["0.2.", "0.3."].iter().any(|known| version.starts_with(known)) && !version.contains('-')
+}
+
+/// How to let a component have an import that is not linked for everybody: the line of code that grants it.
+pub(crate) fn how_to_grant(import: &str) -> String {
+    if import.starts_with("wasi:sockets/") || import.starts_with("wasi:http/") {
+        return "isopod has no grant for the network yet; `.deny_at_call()` lets the component load, and a call that tries it ends as Denied".into();
+    }
+    if import.starts_with("wasi:") {
+        return "isopod does not provide this interface; rebuild the component for WASI 0.2 or 0.3, or `.deny_at_call()`".into();
+    }
+    let kind = if import.contains('/') { "interface" } else { "function" };
+    format!("`.imports(..)` with a type that implements this {kind} (see `world!`), or `.deny_at_call()`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_powerless_interfaces_are_linked_for_everybody() {
+        let cases = [
+            ("wasi:cli/environment@0.2.6", true),
+            ("wasi:clocks/monotonic-clock@0.3.0", true),
+            ("wasi:cli/environment@0.3.0-rc-2025-09-16", false),
+            ("wasi:sockets/tcp@0.2.0", false),
+            ("wasi:http/types@0.2.12", true),
+            ("wasi:http/outgoing-handler@0.2.0", false),
+            ("wasi:clocks/timezone@0.2.0", false),
+            ("wasi:cli/environment", false),
+            ("acme:cli/environment@0.2.0", false),
+        ];
+        for (import, linked) in cases {
+            assert_eq!(is_linked(import), linked, "{import}");
+        }
+    }
+
+    #[test]
+    fn grants_without_effect_are_refused() {
+        let imports = ["wasi:cli/environment@0.2.6".to_owned()];
+        assert_eq!(Bound::bind(&[Env::var("A", "1").into()], &imports, 1).unwrap().env, [("A".into(), "1".into())]);
+        let refused = |grants: &[Grant]| Bound::bind(grants, &imports, 1).unwrap_err().to_string();
+        assert!(refused(&[Clocks::fine().into()]).contains("the grant Clocks has no effect"));
+        assert!(refused(&[Args::new(["a"]).into(), Args::new(["b"]).into()]).contains("twice"));
+        assert!(refused(&[Env::from_host("ISOPOD_TEST_NEVER_SET").into()]).contains("ISOPOD_TEST_NEVER_SET"));
+    }
+}

@@ -1,0 +1,37 @@
+//! `wasi:random`: secure by default, bounded per request; the same bytes at every call if asked for.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use wasmtime::component::Linker;
+use wasmtime_wasi::random::WasiRandom;
+use wasmtime_wasi::{WasiCtxBuilder, WasiView};
+
+/// Which randomness a guest is given. Without this grant: the operating system's, through a cryptographic generator.
+#[derive(Clone, Debug, Default)]
+pub struct Random(Option<u64>);
+
+impl Random {
+    /// The same bytes at every call, from `seed`: for guests whose answers must be repeatable. Not secure.
+    pub fn seeded(seed: u64) -> Random {
+        Random(Some(seed))
+    }
+
+    pub(super) fn view(&self, wasi: &mut WasiCtxBuilder) {
+        if let Some(seed) = self.0 {
+            wasi.secure_random(StdRng::seed_from_u64(seed))
+                .insecure_random(StdRng::seed_from_u64(seed.wrapping_add(1)))
+                .insecure_random_seed(seed.into());
+        }
+    }
+}
+
+pub(super) fn link<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::random;
+    random::random::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
+    random::insecure::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
+    if asynchronous {
+        wasmtime_wasi::p3::random::add_to_linker(linker)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! The exports of a component, found once when it is loaded, and dynamic calls of them.
+
+use super::Engine;
+use super::pool::Lease;
+use super::schema;
+use super::trap::{self, Fault};
+use super::value::{self, Handles, Mismatch, Param};
+use crate::error::{Error, ErrorKind, Limit, Result};
+use crate::limits::Resolved;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
+use wasmtime::component::{Component, ComponentExportIndex, Val};
+
+/// One function that a component exports, with its types.
+pub struct Export {
+    name: String,
+    params: Vec<Param>,
+    result: Option<Type>,
+    index: ComponentExportIndex,
+    /// Why it can't be called with serde values, if it can't.
+    unsupported: Option<String>,
+}
+
+impl Export {
+    /// The full name: `func` at the root, `ns:pkg/interface@version#func` in an interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The types as a JSON Schema (2020-12): an object with the schema of the `parameters` by name, and of the
+    /// `result` where there is one.
+    pub fn json_schema(&self) -> serde_json::Value {
+        schema::json_schema(&self.params, self.result.as_ref())
+    }
+}
+
+impl fmt::Display for Export {
+    /// In the notation of WIT: `greet(name: string) -> string`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let params: Vec<String> = self.params.iter().map(|p| format!("{}: {}", p.name, schema::wit(&p.ty))).collect();
+        write!(f, "{}({})", self.name, params.join(", "))?;
+        self.result.as_ref().map_or(Ok(()), |result| write!(f, " -> {}", schema::wit(result)))
+    }
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Every exported function, in the component's order.
+pub(crate) fn list(component: &Component, engine: &Engine) -> Vec<Export> {
+    let mut exports = Vec::new();
+    let mut seen = schema::Seen::default();
+    for (name, item) in component.component_type().exports(&engine.wasmtime) {
+        match &item.ty {
+            ComponentItem::ComponentFunc(ty) => {
+                exports.extend(
+                    component.get_export_index(None, name).map(|index| export(name.to_owned(), ty, index, &mut seen)),
+                );
+            }
+            ComponentItem::ComponentInstance(interface) => {
+                let Some(at) = component.get_export_index(None, name) else { continue };
+                for (member, item) in interface.exports(&engine.wasmtime) {
+                    if let ComponentItem::ComponentFunc(ty) = &item.ty {
+                        let index = component.get_export_index(Some(&at), member);
+                        exports.extend(index.map(|index| export(format!("{name}#{member}"), ty, index, &mut seen)));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    exports
+}
+
+fn export(name: String, ty: &ComponentFunc, index: ComponentExportIndex, seen: &mut schema::Seen) -> Export {
+    let params: Vec<Param> = ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect();
+    let result = ty.results().next();
+    let unsupported = params.iter().map(|p| &p.ty).chain(&result).find_map(|ty| schema::supported(ty, seen).err());
+    Export { name, params, result, index, unsupported }
+}
+
+/// The export that a caller means: by its full name, or without version, package or interface where that is clear.
+pub(crate) fn find<'a>(exports: &'a [Export], asked: &str) -> Result<&'a Export> {
+    if let Some(export) = exports.iter().find(|export| export.name == asked) {
+        return Ok(export);
+    }
+    let mut matching = exports.iter().filter(|export| answers(&export.name, asked));
+    let known = |exports: &mut dyn Iterator<Item = &Export>| {
+        let names: Vec<String> = exports.take(8).map(|export| format!("\"{}\"", export.name)).collect();
+        if names.is_empty() { "it exports no function".to_owned() } else { format!("it has {}", names.join(", ")) }
+    };
+    match (matching.next(), matching.next()) {
+        (Some(export), None) => Ok(export),
+        (None, _) => Err(Error::new(
+            ErrorKind::WrongExport,
+            format!("the component has no export \"{asked}\"; {}", known(&mut exports.iter())),
+        )),
+        (Some(first), Some(second)) => Err(Error::new(
+            ErrorKind::WrongExport,
+            format!("the export \"{asked}\" could be \"{}\" or \"{}\"; give more of its name", first.name, second.name),
+        )),
+    }
+}
+
+/// Whether `asked` is a short form of the full name: `func`, `interface#func`, `ns:pkg/interface#func`.
+fn answers(full: &str, asked: &str) -> bool {
+    let Some((interface, func)) = full.split_once('#') else { return false };
+    let unversioned = interface.split_once('@').map_or(interface, |(name, _)| name);
+    let short = unversioned.rsplit_once('/').map_or(unversioned, |(_, name)| name);
+    match asked.split_once('#') {
+        Some((asked_interface, asked_func)) => {
+            asked_func == func && [interface, unversioned, short].contains(&asked_interface)
+        }
+        None => asked == func,
+    }
+}
+
+/// A dynamic call whose arguments fit.
+pub(crate) struct Ready<'a> {
+    export: &'a Export,
+    args: Vec<Val>,
+    bytes: u64,
+}
+
+/// Finds the export and turns the arguments into WIT values. Nothing of the guest runs.
+pub(crate) fn prepare<'a>(
+    exports: &'a [Export],
+    export: &str,
+    args: &impl Serialize,
+    limits: &Resolved,
+) -> Result<Ready<'a>> {
+    let export = find(exports, export)?;
+    if let Some(why) = &export.unsupported {
+        let text = format!(
+            "the export \"{}\" cannot be called on its own: {why}; call it in a session, or see `world!`",
+            export.name
+        );
+        return Err(Error::new(ErrorKind::WrongExport, text));
+    }
+    lower(export, args, &mut Handles::default(), limits)
+}
+
+fn lower<'a>(export: &'a Export, args: &impl Serialize, handles: &mut Handles, limits: &Resolved) -> Result<Ready<'a>> {
+    let lowered = value::lower(args, &export.params, handles, limits.input);
+    let (args, bytes) = lowered.map_err(|mismatch| match mismatch {
+        Mismatch::TooLarge { .. } => Error::new(
+            ErrorKind::LimitExceeded(Limit::Input),
+            format!(
+                "the arguments of \"{}\" have more than {} bytes; pass less, or raise `Limits::input`",
+                export.name, limits.input
+            ),
+        ),
+        mismatch => Error::new(ErrorKind::WrongArguments, format!("the arguments do not fit {export}: {mismatch}")),
+    })?;
+    Ok(Ready { export, args, bytes })
+}
+
+/// Makes the call in a started instance.
+pub(crate) async fn invoke<T: DeserializeOwned>(
+    lease: &mut Lease,
+    ready: Ready<'_>,
+    handles: &mut Handles,
+    limits: &Resolved,
+) -> Result<T, Fault> {
+    let Ready { export, args, bytes } = ready;
+    let instance = lease.instance()?;
+    let state = lease.store.data_mut();
+    state.bytes_in = state.bytes_in.saturating_add(bytes);
+    if state.bytes_in > limits.input {
+        let text = format!(
+            "the session's arguments have more than {} bytes; pass less, or raise `Limits::input`",
+            limits.input
+        );
+        return Err(Error::new(ErrorKind::LimitExceeded(Limit::Input), text).into());
+    }
+    let function = instance
+        .get_func(&mut lease.store, export.index)
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "an export is gone; please report this"))?;
+    let mut results = [Val::Bool(false)];
+    let results = &mut results[..usize::from(export.result.is_some())];
+    function.call_async(&mut lease.store, &args, results).await?;
+    let result = results.first();
+    let state = lease.store.data_mut();
+    state.bytes_out = state.bytes_out.saturating_add(result.map_or(0, value::bytes));
+    if state.bytes_out > limits.output {
+        return Err(trap::output_too_large(limits).into());
+    }
+    let lifted = value::lift(result, export.result.as_ref(), handles);
+    Ok(lifted.map_err(|mismatch| {
+        Error::new(
+            ErrorKind::WrongArguments,
+            format!("the result of {export} does not fit the type it was asked as: {mismatch}; ask for `serde_json::Value` to see it"),
+        )
+    })?)
+}
+
+/// Several dynamic calls in one fresh instance. Resources live in it, as opaque [`Handle`](super::value::Handle)s.
+pub struct Session<'a> {
+    lease: &'a mut Lease,
+    exports: &'a [Export],
+    limits: &'a Resolved,
+    handles: Handles,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(lease: &'a mut Lease, exports: &'a [Export], limits: &'a Resolved) -> Session<'a> {
+        Session { lease, exports, limits, handles: Handles::default() }
+    }
+
+    /// Calls an export by name, as [`Function::call`](crate::Function::call) does, in this session's instance.
+    ///
+    /// # Errors
+    /// As `Function::call`. After an error that ended the guest, every further call of the session fails.
+    pub async fn call<T: DeserializeOwned>(&mut self, export: &str, args: impl Serialize) -> Result<T> {
+        let export = find(self.exports, export)?;
+        let ready = lower(export, &args, &mut self.handles, self.limits);
+        drop(args);
+        match invoke(self.lease, ready?, &mut self.handles, self.limits).await {
+            Ok(value) => Ok(value),
+            Err(Fault::Own(error)) => Err(error),
+            Err(Fault::Wasm(error)) => Err(trap::explain(&error, self.lease.store.data(), self.limits)),
+        }
+    }
+
+    /// Drops a resource before the session ends. A handle that is gone already is not an error.
+    pub async fn release(&mut self, handle: super::value::Handle) -> Result<()> {
+        let Some(resource) = self.handles.remove(handle) else { return Ok(()) };
+        let dropped = resource.resource_drop_async(&mut self.lease.store).await;
+        dropped.map_err(|error| trap::explain(&error, self.lease.store.data(), self.limits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_answer() {
+        let full = "acme:tools/search@1.2.0#find";
+        for asked in ["find", "search#find", "acme:tools/search#find", full] {
+            assert!(answers(full, asked), "{asked}");
+        }
+        for asked in ["search", "fin", "tools/search#find", "acme:tools/search@1.3.0#find", "x#find", ""] {
+            assert!(!answers(full, asked), "{asked}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `wasi:http`, 0.2 and 0.3: hand a request to a started instance, and its response to whoever waits for it.
+
+use super::pool::{Blueprint, Lease};
+use super::state::State;
+use super::trap::Fault;
+use crate::error::{Error, ErrorKind};
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use std::pin::Pin;
+use tokio::sync::oneshot;
+use wasmtime::component::Accessor;
+use wasmtime_wasi_http::{WasiHttpView, p2, p3};
+
+/// A request as the guest gets it.
+pub(crate) type Request = http::Request<GuestBody>;
+/// A response as the guest gave it; its body goes on while the call does.
+pub(crate) type Response = http::Response<GuestBody>;
+/// A body on its way in or out.
+pub(crate) type GuestBody = UnsyncBoxBody<Bytes, HttpError>;
+/// What `wasi:http` calls an error.
+pub(crate) type HttpError = wasmtime_wasi_http::Error;
+
+/// Serves one request. The response is sent as soon as its head is there; this goes on until the guest has ended and
+/// `read` says that the body was read to its end.
+pub(crate) async fn serve(
+    lease: &mut Lease,
+    blueprint: &Blueprint,
+    request: Request,
+    response: oneshot::Sender<Response>,
+    read: oneshot::Receiver<()>,
+) -> Result<(), Fault> {
+    let instance = lease.instance()?;
+    if blueprint.engine.flavour.asynchronous
+        && let Ok(indices) = p3::bindings::ServiceIndices::new(&blueprint.pre)
+    {
+        let service = indices.load(&mut lease.store, &instance)?;
+        let serving = async |accessor: &Accessor<State>| serve_03(accessor, &service, request, response, read).await;
+        return lease.store.run_concurrent(serving).await?;
+    }
+    let proxy = p2::bindings::ProxyIndices::new(&blueprint.pre)?.load(&mut lease.store, &instance)?;
+    let scheme = match request.uri().scheme_str() {
+        Some("https") => p2::bindings::http::types::Scheme::Https,
+        _ => p2::bindings::http::types::Scheme::Http,
+    };
+    let mut view = lease.store.data_mut().http();
+    let request = view.new_incoming_request(scheme, request)?;
+    let (set, mut answer) = oneshot::channel();
+    let out = view.new_response_outparam(set)?;
+    let mut guest = std::pin::pin!(proxy.wasi_http_incoming_handler().call_handle(&mut lease.store, request, out));
+    // The guest sets its response some time before it ends.
+    tokio::select! {
+        biased;
+        ended = &mut guest => {
+            // What it answered before it failed is still its answer; the failure is the body's.
+            match answer.try_recv() {
+                Ok(Ok(answer)) => drop(response.send(answer)),
+                Ok(Err(code)) => return Err(ended.map_or_else(Fault::Wasm, |()| refused(&code).into())),
+                Err(_) => return Err(ended.map_or_else(Fault::Wasm, |()| no_response().into())),
+            }
+            ended?;
+        }
+        answer = &mut answer => {
+            let answer = answer.map_err(|_| no_response())?;
+            let _ = response.send(answer.map_err(|code| refused(&code))?);
+            guest.await?;
+        }
+    }
+    // An error means that nobody reads any more, and then the call is about to be dropped.
+    let _ = read.await;
+    Ok(())
+}
+
+async fn serve_03(
+    accessor: &Accessor<State>,
+    service: &p3::bindings::Service,
+    request: Request,
+    response: oneshot::Sender<Response>,
+    read: oneshot::Receiver<()>,
+) -> Result<(), Fault> {
+    let (request, sent) = accessor.with(|mut access| {
+        let view = access.get().http();
+        let (request, sent) = p3::Request::from_http(view.hooks, request);
+        let sent: Pin<Box<dyn Future<Output = Result<(), HttpError>> + Send>> = Box::pin(sent);
+        wasmtime::error::Ok((view.table.push(request)?, sent))
+    })?;
+    let answer = service.wasi_http_handler().call_handle(accessor, request).await?;
+    let answer = answer.map_err(|code| refused(&code))?;
+    let answer = accessor.with(|mut access| {
+        let answer = access.get().http().table.delete(answer)?;
+        answer.into_http_with_getter(&mut access, sent, State::http)
+    })?;
+    let _ = response.send(answer);
+    let _ = read.await;
+    Ok(())
+}
+
+fn no_response() -> Error {
+    Error::new(ErrorKind::Exited, "the guest ended without setting a response; report it to the guest's author")
+}
+
+fn refused(code: &impl std::fmt::Debug) -> Error {
+    Error::new(ErrorKind::Exited, format!("the guest answered with the error {code:?} instead of a response"))
+}

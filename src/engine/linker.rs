@@ -1,0 +1,166 @@
+//! Wires one function: compares what it imports with what it was granted, and links both.
+
+use super::Engine;
+use super::state::State;
+use crate::capability;
+use crate::denial::Denial;
+use crate::error::{Error, ErrorKind, Result};
+use std::fmt::Write;
+use wasmtime::component::types::{ComponentFunc, ComponentItem};
+use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
+
+/// Names of everything that the component imports, in its order.
+pub(crate) fn imports(component: &Component, engine: &Engine) -> Vec<String> {
+    component.component_type().imports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// A linker for the component: the standard interfaces, then the embedder's, then denials if those were asked for.
+///
+/// `provided` names what `link` brings.
+pub(crate) fn wire(
+    engine: &Engine,
+    component: &Component,
+    provided: &[&str],
+    link: impl FnOnce(&mut Linker<State>) -> wasmtime::Result<()>,
+    deny_at_call: bool,
+) -> Result<Linker<State>> {
+    let missing: Vec<(String, ComponentItem)> = component
+        .component_type()
+        .imports(&engine.wasmtime)
+        .filter(|(name, _)| !capability::is_linked(name) && !provided.iter().any(|known| same_track(known, name)))
+        .map(|(name, import)| (name.to_owned(), import.ty))
+        .collect();
+    if !deny_at_call && !missing.is_empty() {
+        return Err(ungranted(missing.iter().map(|(name, _)| name.as_str())));
+    }
+    let mut linker = engine.linker.clone();
+    link(&mut linker).map_err(|e| wrong_import(&e))?;
+    for (name, item) in &missing {
+        deny(&mut linker, engine, name, item).map_err(|e| wrong_import(&e))?;
+    }
+    Ok(linker)
+}
+
+fn ungranted<'a>(missing: impl Iterator<Item = &'a str>) -> Error {
+    let mut message = String::from("the component imports what was not granted:");
+    for name in missing {
+        // Writing to a String does not fail.
+        let _ = write!(message, " {name} (grant it by {});", capability::how_to_grant(name));
+    }
+    message.pop();
+    Error::new(ErrorKind::UngrantedImport, message)
+}
+
+pub(crate) fn wrong_import(error: &wasmtime::Error) -> Error {
+    Error::new(
+        ErrorKind::UngrantedImport,
+        "an import of the component has another type than what is provided under its name; build both from the same WIT",
+    )
+    .because(error.chain().map(|cause| cause.to_string()))
+}
+
+/// Whether a provided name satisfies an imported one: equal, or of the same semver track (`1.x`, `0.2.x`).
+fn same_track(provided: &str, imported: &str) -> bool {
+    fn split(name: &str) -> (&str, Option<[&str; 2]>) {
+        let Some((interface, version)) = name.split_once('@') else { return (name, None) };
+        let mut parts = version.splitn(3, '.');
+        let track = match (parts.next(), parts.next()) {
+            _ if version.contains('-') => [version, ""],
+            (Some("0"), Some("0")) => [version, ""],
+            (Some("0"), Some(minor)) => ["0", minor],
+            (Some(major), _) => [major, ""],
+            (None, _) => [version, ""],
+        };
+        (interface, Some(track))
+    }
+    provided == imported || (split(provided) == split(imported))
+}
+
+/// Links an import so that calling it ends the call as [`ErrorKind::Denied`].
+fn deny(linker: &mut Linker<State>, engine: &Engine, name: &str, item: &ComponentItem) -> wasmtime::Result<()> {
+    match item {
+        ComponentItem::ComponentInstance(instance) => {
+            let mut inside = linker.instance(name)?;
+            for (member, item) in instance.exports(&engine.wasmtime) {
+                deny_member(&mut inside, Some(name), member, &item.ty)?;
+            }
+            Ok(())
+        }
+        item => deny_member(&mut linker.root(), None, name, item),
+    }
+}
+
+fn deny_member(
+    linker: &mut LinkerInstance<'_, State>,
+    interface: Option<&str>,
+    member: &str,
+    item: &ComponentItem,
+) -> wasmtime::Result<()> {
+    match item {
+        ComponentItem::ComponentFunc(ty) => {
+            let capability = interface.map_or_else(|| member.to_owned(), |interface| format!("{interface}#{member}"));
+            let allow = capability::how_to_grant(interface.unwrap_or(member));
+            deny_function(linker, member, ty, capability, allow)
+        }
+        ComponentItem::Resource(_) => linker.resource(member, ResourceType::host::<Refused>(), |_, _| Ok(())),
+        // Types need no definition; what else a component could import, `instantiate_pre` refuses by name.
+        _ => Ok(()),
+    }
+}
+
+fn deny_function(
+    linker: &mut LinkerInstance<'_, State>,
+    member: &str,
+    ty: &ComponentFunc,
+    capability: String,
+    allow: String,
+) -> wasmtime::Result<()> {
+    let refuse = move |state: &mut State| {
+        state.count_host_call();
+        state.deny(Denial::new(&capability, "it was not granted, and linked by `.deny_at_call()`", &allow));
+        Err(Refused.into())
+    };
+    if ty.async_() {
+        linker.func_new_concurrent(member, move |accessor, _, _, _| {
+            let refused = accessor.with(|mut access| refuse(access.get()));
+            Box::pin(async move { refused })
+        })
+    } else {
+        linker.func_new(member, move |mut store, _, _, _| refuse(store.data_mut()))
+    }
+}
+
+/// The error that a denied import leaves the guest with, and the type of its resources, of which none ever exists.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the guest called an import that was not granted")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_match_by_track() {
+        let cases = [
+            ("a:b/c@0.1.0", "a:b/c@0.1.7", true),
+            ("a:b/c@0.1.0", "a:b/c@0.2.0", false),
+            ("a:b/c@1.0.0", "a:b/c@1.9.0", true),
+            ("a:b/c@1.0.0", "a:b/c@2.0.0", false),
+            ("a:b/c@0.0.1", "a:b/c@0.0.2", false),
+            ("a:b/c@1.0.0-rc1", "a:b/c@1.0.0", false),
+            ("a:b/c", "a:b/c", true),
+            ("a:b/c", "a:b/c@1.0.0", false),
+            ("a:b/c@1.0.0", "a:b/d@1.0.0", false),
+        ];
+        for (provided, imported, same) in cases {
+            assert_eq!(same_track(provided, imported), same, "{provided} for {imported}");
+        }
+    }
+}

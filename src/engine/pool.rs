@@ -1,0 +1,85 @@
+//! Where instances come from: a [`Lease`] is one store, armed with its call's limits before anything of the guest runs.
+//!
+//! Every lease is fresh: made for one call, used by it, dropped after it. The store is never used again, whatever the
+//! end was.
+
+use super::Engine;
+use super::state::State;
+use crate::capability::Bound;
+use crate::capability::cli::Invocation;
+use crate::limits::Resolved;
+use std::any::Any;
+use std::sync::Arc;
+use wasmtime::component::{Instance, InstancePre};
+use wasmtime::{Store, UpdateDeadline};
+
+/// Makes the embedder's imports for one call.
+pub(crate) type MakeImports = Box<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
+
+/// All that a store of one function is made from; settled when the function is loaded.
+pub(crate) struct Blueprint {
+    pub engine: Arc<Engine>,
+    pub pre: InstancePre<State>,
+    pub limits: Resolved,
+    pub bound: Arc<Bound>,
+    pub imports: Option<MakeImports>,
+}
+
+/// Fuel after which a guest yields: often enough for a deadline, rarely enough to cost under a sixth.
+const FUEL_INTERVAL: u64 = 100_000;
+
+/// A store of one call.
+pub(crate) struct Lease {
+    pub store: Store<State>,
+    instance: Option<Instance>,
+    fuel: Option<u64>,
+}
+
+impl Blueprint {
+    /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
+    pub(crate) fn lease(&self, invocation: Option<Box<Invocation>>) -> Lease {
+        let limits = &self.limits;
+        let mut state = State::new(limits, Arc::clone(&self.bound), None);
+        state.invocation = invocation;
+        let mut store = Store::new(&self.engine.wasmtime, state);
+        store.limiter(|state| &mut state.budget);
+        store.set_hostcall_fuel(limits.transfer);
+        store.set_max_component_handles(limits.handles);
+        match limits.fuel {
+            Some(fuel) => {
+                // Neither fails on an engine that counts fuel, which is where a function with a fuel limit runs.
+                let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_INTERVAL)));
+            }
+            None => {
+                store.set_epoch_deadline(1);
+                // Captures nothing, so that boxing it allocates nothing.
+                store.epoch_deadline_callback(|store| {
+                    Ok(if store.data().stop.is_some() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+                });
+            }
+        }
+        Lease { store, instance: None, fuel: limits.fuel }
+    }
+}
+
+impl Lease {
+    /// Starts the guest: its start functions and `realloc` run here, under the call's limits.
+    pub(crate) async fn start(&mut self, blueprint: &Blueprint) -> wasmtime::Result<()> {
+        if let Some(make) = &blueprint.imports {
+            self.store.data_mut().imports = Some(make());
+        }
+        self.instance = Some(blueprint.pre.instantiate_async(&mut self.store).await?);
+        Ok(())
+    }
+
+    /// The instance, which there is once [`start`](Lease::start) has succeeded.
+    pub(crate) fn instance(&self) -> wasmtime::Result<Instance> {
+        self.instance.ok_or_else(|| wasmtime::Error::msg("the instance was not started"))
+    }
+
+    /// Fuel used so far, for a function that counts it.
+    pub(crate) fn fuel_used(&self) -> Option<u64> {
+        let fuel = self.fuel?;
+        Some(fuel.saturating_sub(self.store.get_fuel().unwrap_or(0)))
+    }
+}

@@ -1,0 +1,356 @@
+//! Looks at a component's bytes before anything is compiled. Pure: bytes in, facts or a refusal out.
+//!
+//! Compiling cannot be interrupted, and a component of a kilobyte can ask for gigabytes of code by instantiating its
+//! parts over and over. So the parts are counted here with their multiplicity, in one pass over the sections. Whether
+//! the bytes are *valid* is left to the compiler's validator; this only has to be right about what is large, and must
+//! end quickly and without a panic on any bytes at all.
+
+use wasmparser::{
+    CanonicalFunction, CanonicalOption, ComponentAlias, ComponentDefinedType, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding, Instance,
+    InstanceTypeDeclaration, Parser, Payload,
+};
+
+/// What a component may look like; see [`LoadLimits`](crate::LoadLimits).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub bytes: u64,
+    pub functions: u32,
+    pub instances: u32,
+    pub nesting: u32,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Facts {
+    /// Whether it needs component-model async: `async` functions, streams, futures, or any WASI 0.3 interface.
+    pub asynchronous: bool,
+    /// Core functions with a body.
+    pub functions: u32,
+    /// Core instances that one instance of the component consists of.
+    pub instances: u32,
+}
+
+/// Why the bytes are not even tried.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Refusal {
+    /// Not a component; the text says what it is instead.
+    Invalid(String),
+    /// A component beyond a bound: its name, what was found, the bound.
+    TooComplex { what: &'static str, found: u64, limit: u64 },
+}
+
+impl From<wasmparser::BinaryReaderError> for Refusal {
+    fn from(error: wasmparser::BinaryReaderError) -> Refusal {
+        Refusal::Invalid(format!("{} (at byte {})", error.message(), error.offset()))
+    }
+}
+
+/// Checks the outside of the bytes, then counts what is inside.
+pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
+    within("component_bytes", bytes.len() as u64, bounds.bytes)?;
+    recognise(bytes)?;
+    let mut survey = Survey { bounds, facts: Facts::default(), scopes: Vec::new(), dearest: 0 };
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload?;
+        if let Payload::ComponentTypeSection(section) = &payload {
+            bound_type_nesting(&bytes[section.range()])?;
+        }
+        survey.visit(payload)?;
+    }
+    Ok(survey.facts)
+}
+
+/// Types within types that a section may have. Real components have a handful.
+const TYPE_NESTING: u64 = 250;
+
+/// wasmparser reads a type within a type by recursion, without a bound of its own: a few hundred kilobytes of it
+/// overflow the native stack and end the process. Each level takes a declaration of a type (1) that is a component or
+/// instance type (0x41, 0x42), so those pairs of bytes are at least as many as the levels. Names of one letter look the
+/// same; nobody has hundreds of those in a section.
+fn bound_type_nesting(section: &[u8]) -> Result<(), Refusal> {
+    let levels = section.windows(2).filter(|pair| pair[0] == 1 && matches!(pair[1], 0x41 | 0x42)).count();
+    within("nesting", levels as u64, TYPE_NESTING)
+}
+
+fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Refusal> {
+    if found > limit { Err(Refusal::TooComplex { what, found, limit }) } else { Ok(()) }
+}
+
+/// Tells what people pass instead of a component.
+fn recognise(bytes: &[u8]) -> Result<(), Refusal> {
+    let invalid = |text: &str| Err(Refusal::Invalid(text.to_owned()));
+    match bytes {
+        [] => invalid("the input is empty"),
+        [0, b'a', b's', b'm', version @ ..] => match version {
+            [1, 0, 0, 0, ..] => invalid(
+                "this is a core WebAssembly module, not a component; make it one with `wasm-tools component new`",
+            ),
+            [0x0d, 0, 1, 0, ..] => Ok(()),
+            [version, _, 1, 0, ..] => Err(Refusal::Invalid(format!(
+                "this component has the pre-release encoding {version:#x}; rebuild it with a current toolchain"
+            ))),
+            _ => invalid("the WebAssembly header is cut off or of an unknown version"),
+        },
+        [0x7f, b'E', b'L', b'F', ..] => invalid(
+            "this is an ELF file: a native program, or code that wasmtime compiled before; load the .wasm component itself",
+        ),
+        _ => invalid("this is not WebAssembly: the first four bytes must be \"\\0asm\""),
+    }
+}
+
+/// The walk over a component's sections, which come in order, nested ones between their header and their end.
+struct Survey {
+    bounds: Bounds,
+    facts: Facts,
+    /// One entry for each component that is being read, outermost first; a core module is a scope too, as it has an end.
+    scopes: Vec<Scope>,
+    /// The largest count of any component read so far: stands in for one whose identity can't be told here.
+    dearest: u64,
+}
+
+#[derive(Default)]
+struct Scope {
+    module: bool,
+    /// Core instances that one instance of this component makes, those of its parts included.
+    instances: u64,
+    /// The same for each entry of this component's index space of components.
+    components: Vec<u64>,
+}
+
+impl Survey {
+    fn visit(&mut self, payload: Payload<'_>) -> Result<(), Refusal> {
+        match payload {
+            Payload::Version { encoding, .. } => {
+                within("nesting", self.scopes.len() as u64, self.bounds.nesting.into())?;
+                self.scopes.push(Scope { module: encoding == Encoding::Module, ..Scope::default() });
+            }
+            Payload::End(_) => self.leave()?,
+            Payload::CodeSectionStart { count, .. } => {
+                self.facts.functions = self.facts.functions.saturating_add(count);
+                within("functions", self.facts.functions.into(), self.bounds.functions.into())?;
+            }
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    if let Instance::Instantiate { .. } = instance? {
+                        self.instantiate(1)?;
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section {
+                    if let ComponentInstance::Instantiate { component_index, .. } = instance? {
+                        let cost = self.cost(0, component_index);
+                        self.instantiate(cost)?;
+                    }
+                }
+            }
+            Payload::ComponentAliasSection(section) => {
+                for alias in section {
+                    match alias? {
+                        ComponentAlias::Outer { kind: ComponentOuterAliasKind::Component, count, index } => {
+                            let cost = self.cost(count, index);
+                            self.name(cost);
+                        }
+                        ComponentAlias::InstanceExport { kind: ComponentExternalKind::Component, .. } => {
+                            self.name(self.dearest)
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    let import = import?;
+                    if let ComponentTypeRef::Component(_) = import.ty {
+                        return Err(Refusal::Invalid(format!(
+                            "it imports the component \"{}\"; compose it into one component first",
+                            import.name.name
+                        )));
+                    }
+                    self.facts.asynchronous |= self.scopes.len() == 1 && is_wasi_03(import.name.name);
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    let export = export?;
+                    if export.kind == ComponentExternalKind::Component {
+                        let cost = self.cost(0, export.index);
+                        self.name(cost);
+                    }
+                    self.facts.asynchronous |= self.scopes.len() == 1 && is_wasi_03(export.name.name);
+                }
+            }
+            Payload::ComponentTypeSection(section) => {
+                for ty in section {
+                    self.facts.asynchronous |= is_async(&ty?);
+                }
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section {
+                    self.facts.asynchronous |= needs_async(&function?);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The scope's end: what it costs is known, and its parent may name it.
+    fn leave(&mut self) -> Result<(), Refusal> {
+        let Some(scope) = self.scopes.pop() else { return Ok(()) };
+        match self.scopes.last_mut() {
+            Some(_) if scope.module => {}
+            Some(parent) => {
+                parent.components.push(scope.instances);
+                self.dearest = self.dearest.max(scope.instances);
+            }
+            None => self.facts.instances = scope.instances.try_into().unwrap_or(u32::MAX),
+        }
+        Ok(())
+    }
+
+    fn instantiate(&mut self, instances: u64) -> Result<(), Refusal> {
+        let Some(scope) = self.scopes.last_mut() else { return Ok(()) };
+        // Instantiating a component costs time even where it holds no core instance, so each counts as one at least.
+        scope.instances = scope.instances.saturating_add(instances.max(1));
+        within("core_instances", scope.instances, self.bounds.instances.into())
+    }
+
+    fn name(&mut self, cost: u64) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.components.push(cost);
+        }
+    }
+
+    /// Core instances of the component with that index, `outer` scopes up. An index out of range is for the validator.
+    fn cost(&self, outer: u32, index: u32) -> u64 {
+        let scope = self.scopes.len().checked_sub(1 + outer as usize).and_then(|at| self.scopes.get(at));
+        scope.and_then(|scope| scope.components.get(index as usize)).copied().unwrap_or(self.dearest)
+    }
+}
+
+fn is_wasi_03(name: &str) -> bool {
+    name.starts_with("wasi:") && name.contains("@0.3.")
+}
+
+fn is_async(ty: &ComponentType<'_>) -> bool {
+    match ty {
+        ComponentType::Func(function) => function.async_,
+        ComponentType::Defined(ty) => matches!(ty, ComponentDefinedType::Stream(_) | ComponentDefinedType::Future(_)),
+        ComponentType::Component(declarations) => {
+            declarations.iter().any(|d| matches!(d, ComponentTypeDeclaration::Type(ty) if is_async(ty)))
+        }
+        ComponentType::Instance(declarations) => {
+            declarations.iter().any(|d| matches!(d, InstanceTypeDeclaration::Type(ty) if is_async(ty)))
+        }
+        ComponentType::Resource { .. } => false,
+    }
+}
+
+fn needs_async(function: &CanonicalFunction) -> bool {
+    match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_)))
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, functions: 10, instances: 20, nesting: 5 };
+
+    fn look(wat: &str) -> Result<Facts, Refusal> {
+        inspect(&wat::parse_str(wat).unwrap(), BOUNDS)
+    }
+
+    #[test]
+    fn what_is_not_a_component_is_named() {
+        let cases: [(&[u8], &str); 8] = [
+            (b"", "empty"),
+            (b"hello", "not WebAssembly"),
+            (b"\0as", "not WebAssembly"),
+            (b"\0asm", "cut off"),
+            (b"\0asm\x01\0\0\0", "core WebAssembly module"),
+            (b"\0asm\x0c\0\x01\0", "pre-release encoding 0xc"),
+            (b"\x7fELF\x02\x01\x01\0", "ELF"),
+            (b"\0asm\x0d\0\x01\0\x01\xff", "unexpected end"),
+        ];
+        for (bytes, expected) in cases {
+            match inspect(bytes, BOUNDS) {
+                Err(Refusal::Invalid(text)) => assert!(text.contains(expected), "{bytes:?}: {text}"),
+                other => panic!("{bytes:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn async_is_seen_wherever_it_hides() {
+        let asynchronous = [
+            r#"(component (import "wasi:clocks/monotonic-clock@0.3.0" (instance)))"#,
+            r#"(component (type (func async)))"#,
+            r#"(component (type (instance (type (stream u8)))))"#,
+            r#"(component (core func (canon task.cancel)))"#,
+        ];
+        for wat in asynchronous {
+            assert!(look(wat).unwrap().asynchronous, "{wat}");
+        }
+        assert!(
+            !look(r#"(component (import "wasi:cli/environment@0.2.0" (instance)) (type (func)))"#)
+                .unwrap()
+                .asynchronous
+        );
+    }
+
+    #[test]
+    fn instances_are_counted_with_their_multiplicity() {
+        let twice =
+            |inner: &str| format!("(component $c {inner}) (instance (instantiate $c)) (instance (instantiate $c))");
+        let leaf = "(core module $m) (core instance (instantiate $m)) (core instance (instantiate $m))".to_owned();
+        let eight = format!("(component {})", twice(&twice(&leaf)));
+        assert_eq!(look(&eight).unwrap().instances, 8);
+        let thirty_two = format!("(component {})", twice(&twice(&twice(&twice(&leaf)))));
+        assert_eq!(look(&thirty_two), Err(Refusal::TooComplex { what: "core_instances", found: 32, limit: 20 }));
+        let by_alias = r#"(component $root (component $c (core module $m) (core instance (instantiate $m)) (core instance (instantiate $m)))
+            (component $d (alias outer $root $c (component $e)) (instance (instantiate $e)) (instance (instantiate $e)))
+            (instance (instantiate $d)))"#;
+        assert_eq!(look(by_alias).unwrap().instances, 4);
+    }
+
+    #[test]
+    fn bounds_name_what_is_too_large() {
+        let nested = format!("{}{}", "(component ".repeat(7), ")".repeat(7));
+        assert_eq!(look(&nested), Err(Refusal::TooComplex { what: "nesting", found: 6, limit: 5 }));
+        let functions = format!("(component (core module {}))", "(func)".repeat(11));
+        assert_eq!(look(&functions), Err(Refusal::TooComplex { what: "functions", found: 11, limit: 10 }));
+        let big = vec![0; (1 << 20) + 1];
+        assert!(matches!(inspect(&big, BOUNDS), Err(Refusal::TooComplex { what: "component_bytes", .. })));
+    }
+
+    /// Without its bound, this test ends the process.
+    #[test]
+    fn deeply_nested_types_do_not_overflow_the_stack() {
+        for depth in [100, 250, 10_000, 300_000] {
+            let mut bytes = b"\0asm\x0d\0\x01\0\x07".to_vec();
+            let body: Vec<u8> = std::iter::once(1)
+                .chain(std::iter::repeat_n([0x42u8, 1, 1], depth).flatten())
+                .chain([0x42, 0])
+                .collect();
+            let mut length = body.len();
+            while length >= 0x80 {
+                bytes.push((length as u8 & 0x7f) | 0x80);
+                length >>= 7;
+            }
+            bytes.push(length as u8);
+            bytes.extend(body);
+            let refused = inspect(&bytes, Bounds { bytes: 1 << 24, ..BOUNDS });
+            assert_eq!(refused.is_ok(), depth < 250, "{depth} levels: {refused:?}");
+        }
+    }
+}

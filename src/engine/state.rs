@@ -1,0 +1,161 @@
+//! [`State`]: the `T` of every `Store<T>`, all that belongs to one call.
+
+use super::budget::Budget;
+use crate::capability::Bound;
+use crate::capability::cli::{Capture, Invocation};
+use crate::denial::{Denial, MAX_DENIALS};
+use crate::error::Limit;
+use crate::limits::Resolved;
+use crate::usage::Output;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+/// All that belongs to one call. Small: what a call may never touch is made when it is first touched.
+pub struct State {
+    pub(crate) budget: Budget,
+    pub(crate) host_calls: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    max_host_calls: u64,
+    max_handles: usize,
+    max_log: usize,
+    /// Set by a host function that can't end the call itself; `call::run` looks at it when the guest next yields.
+    pub(crate) stop: Option<Stop>,
+    pub(crate) denials: Vec<Denial>,
+    pub(crate) bound: Arc<Bound>,
+    pub(crate) invocation: Option<Box<Invocation>>,
+    wasi: Option<Box<Wasi>>,
+    pub(crate) imports: Option<Box<dyn Any + Send>>,
+}
+
+/// Why a call ends that neither trapped nor ran out of time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stop {
+    Limit(Limit),
+}
+
+/// WASI of one call, made when the guest first touches it.
+struct Wasi {
+    ctx: WasiCtx,
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: NoWayOut,
+    capture: Capture,
+}
+
+impl State {
+    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, imports: Option<Box<dyn Any + Send>>) -> State {
+        State {
+            budget: Budget::new(limits.memory),
+            host_calls: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            max_host_calls: limits.host_calls,
+            max_handles: limits.handles,
+            max_log: limits.log,
+            stop: None,
+            denials: Vec::new(),
+            bound,
+            invocation: None,
+            wasi: None,
+            imports,
+        }
+    }
+
+    /// Counts one call of the guest into the host. Every host function comes by here, as it fetches its view.
+    #[inline]
+    pub(crate) fn count_host_call(&mut self) {
+        self.host_calls += 1;
+        if self.host_calls > self.max_host_calls {
+            self.stop.get_or_insert(Stop::Limit(Limit::HostCalls));
+        }
+    }
+
+    /// Keeps a record of a refusal, up to a bound.
+    pub(crate) fn deny(&mut self, denial: Denial) {
+        if self.denials.len() < MAX_DENIALS {
+            self.denials.push(denial);
+        }
+    }
+
+    /// What the guest wrote, and the bytes dropped beyond the limit.
+    pub(crate) fn take_output(&mut self) -> (Output, u64) {
+        self.wasi.as_ref().map(|wasi| wasi.capture.take()).unwrap_or_default()
+    }
+
+    fn wasi(&mut self) -> &mut Wasi {
+        self.wasi.get_or_insert_with(|| {
+            let capture = Capture::new(self.max_log);
+            let mut table = ResourceTable::new();
+            table.set_max_capacity(self.max_handles);
+            let mut http = WasiHttpCtx::new();
+            http.set_field_size_limit(MAX_FIELDS);
+            let ctx = self.bound.view(self.invocation.as_deref(), &capture);
+            Box::new(Wasi { ctx, table, http, hooks: NoWayOut, capture })
+        })
+    }
+}
+
+/// Bytes of one set of http headers or trailers.
+const MAX_FIELDS: usize = 32 * 1024;
+
+impl Drop for State {
+    /// A panic in a destructor of the embedder's imports, or of a request body of theirs, would leave the store half
+    /// dropped and lose its slot in the pool.
+    fn drop(&mut self) {
+        let imports = self.imports.take();
+        let wasi = self.wasi.take();
+        for dropped in [catch_unwind(AssertUnwindSafe(|| drop(imports))), catch_unwind(AssertUnwindSafe(|| drop(wasi)))]
+        {
+            if let Err(payload) = dropped {
+                tracing::error!("a destructor of a value that belongs to a call panicked");
+                // Dropping the payload may panic again; it is a few bytes, once per such bug.
+                std::mem::forget(payload);
+            }
+        }
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.count_host_call();
+        let wasi = self.wasi();
+        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.count_host_call();
+        let wasi = self.wasi();
+        WasiHttpCtxView { hooks: &mut wasi.hooks, table: &mut wasi.table, ctx: &mut wasi.http }
+    }
+}
+
+/// No request leaves the host: the interface is not linked, and if it were, this refuses.
+struct NoWayOut;
+
+impl WasiHttpHooks for NoWayOut {
+    fn send_request(
+        &mut self,
+        _: http::Request<wasmtime_wasi_http::WasiBody>,
+        _: Option<wasmtime_wasi_http::RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
+    ) -> Box<
+        dyn Future<
+                Output = Result<
+                    (
+                        http::Response<wasmtime_wasi_http::WasiBody>,
+                        Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
+                    ),
+                    wasmtime_wasi_http::Error,
+                >,
+            > + Send,
+    > {
+        Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
+    }
+}

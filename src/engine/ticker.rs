@@ -1,0 +1,212 @@
+//! The one thread of a Host: it moves the engines' epochs and wakes calls whose deadline has come.
+//!
+//! It ticks while calls run and for [`IDLE_TICKS`] more, so that single calls do not pay for waking it; then it sleeps
+//! until the next call enters.
+
+use crate::clock::{Clock, Nanos};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+use wasmtime::EngineWeak;
+
+/// Ticks without a running call after which the thread sleeps.
+const IDLE_TICKS: u32 = 64;
+
+/// Handle to the thread; the last one dropped ends it.
+pub(crate) struct Ticker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Clock,
+    tick: Duration,
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    stopped: AtomicBool,
+    thread: OnceLock<Thread>,
+    engines: Mutex<Vec<EngineWeak>>,
+    alarms: Mutex<Alarms>,
+}
+
+/// Who waits for which instant. Only calls that wait for something are in here; one that computes looks at the clock
+/// itself at each tick.
+#[derive(Default)]
+struct Alarms {
+    due: BTreeMap<(Nanos, u64), Waker>,
+    next: u64,
+}
+
+impl Ticker {
+    pub(crate) fn start(clock: Clock, tick: Duration) -> std::io::Result<Ticker> {
+        let shared = Arc::new(Shared {
+            clock,
+            tick,
+            running: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            engines: Mutex::default(),
+            alarms: Mutex::default(),
+        });
+        let thread = thread::Builder::new().name("isopod-ticker".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run()
+        })?;
+        // Set once, here; a thread that has gone to sleep before it is set has no call to miss.
+        let _ = shared.thread.set(thread.thread().clone());
+        Ok(Ticker { shared })
+    }
+
+    /// Ticks that engine's epoch from now on, for as long as it lives.
+    pub(crate) fn drive(&self, engine: EngineWeak) {
+        self.shared.engines.lock().push(engine);
+    }
+
+    /// Keeps the ticker awake for as long as the answer lives.
+    pub(crate) fn enter(&self) -> Running<'_> {
+        self.shared.running.fetch_add(1, Ordering::SeqCst);
+        if self.shared.asleep.load(Ordering::SeqCst)
+            && self.shared.asleep.swap(false, Ordering::SeqCst)
+            && let Some(thread) = self.shared.thread.get()
+        {
+            thread.unpark();
+        }
+        Running { shared: &self.shared }
+    }
+
+    /// An alarm that is not set yet.
+    pub(crate) fn alarm(&self) -> Alarm<'_> {
+        Alarm { shared: &self.shared, set: None }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.shared.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut idle = 0;
+        while !self.stopped.load(Ordering::SeqCst) {
+            thread::park_timeout(self.tick);
+            self.engines.lock().retain(|engine| engine.upgrade().map(|engine| engine.increment_epoch()).is_some());
+            self.ring();
+            idle = if self.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+            if idle > IDLE_TICKS {
+                self.sleep();
+                idle = 0;
+            }
+        }
+    }
+
+    /// Says so, looks once more whether somebody entered meanwhile, and sleeps until somebody clears the flag. Either
+    /// that look sees the new call, or the new call sees the flag.
+    fn sleep(&self) {
+        self.asleep.store(true, Ordering::SeqCst);
+        if self.running.load(Ordering::SeqCst) > 0 {
+            self.asleep.store(false, Ordering::SeqCst);
+            return;
+        }
+        while self.asleep.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
+            thread::park();
+        }
+    }
+
+    /// Wakes everybody whose instant has come. Wakers are foreign code: they run outside the lock.
+    fn ring(&self) {
+        let due = {
+            let mut alarms = self.alarms.lock();
+            if alarms.due.is_empty() {
+                return;
+            }
+            let later = alarms.due.split_off(&(self.clock.now(), u64::MAX));
+            std::mem::replace(&mut alarms.due, later)
+        };
+        due.into_values().for_each(Waker::wake);
+    }
+}
+
+/// Proof that a call runs; see [`Ticker::enter`].
+pub(crate) struct Running<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.shared.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Wakes one task at one instant. Costs nothing until it is set.
+pub(crate) struct Alarm<'a> {
+    shared: &'a Shared,
+    set: Option<((Nanos, u64), Waker)>,
+}
+
+impl Alarm<'_> {
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.is_some()
+    }
+
+    /// Makes sure that the task behind `cx` is woken at the first tick after `instant`.
+    pub(crate) fn set(&mut self, instant: Nanos, cx: &Context<'_>) {
+        match &mut self.set {
+            Some(((at, _), waker)) if *at == instant && waker.will_wake(cx.waker()) => return,
+            _ => self.clear(),
+        }
+        let waker = cx.waker().clone();
+        let mut alarms = self.shared.alarms.lock();
+        alarms.next += 1;
+        let key = (instant, alarms.next);
+        alarms.due.insert(key, waker.clone());
+        drop(alarms);
+        self.set = Some((key, waker));
+    }
+
+    fn clear(&mut self) {
+        if let Some((key, _)) = self.set.take() {
+            let waker = self.shared.alarms.lock().due.remove(&key);
+            // Dropping a waker can drop a task: not under the lock.
+            drop(waker);
+        }
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// A future with an end: `None` if the instant comes first.
+pub(crate) struct Until<'a, F> {
+    pub alarm: Alarm<'a>,
+    pub instant: Nanos,
+    pub future: F,
+}
+
+impl<F: Future + Unpin> Future for Until<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Poll::Ready(value) = Pin::new(&mut this.future).poll(cx) {
+            return Poll::Ready(Some(value));
+        }
+        if this.alarm.shared.clock.now() >= this.instant {
+            return Poll::Ready(None);
+        }
+        this.alarm.set(this.instant, cx);
+        Poll::Pending
+    }
+}

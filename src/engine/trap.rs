@@ -1,0 +1,191 @@
+//! Turns whatever wasmtime reports into an [`Error`]: the one place that knows its traps and its messages.
+
+use super::linker::Refused;
+use super::state::{State, Stop};
+use crate::error::{Error, ErrorKind, Limit};
+use crate::limits::Resolved;
+use wasmtime::component::ResourceTableError;
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, WasmtimeBug};
+use wasmtime_wasi::I32Exit;
+
+/// Texts by which wasmtime 48 reports what has no type of its own. A test provokes each of them.
+const TRANSFER: &str = "fuel allocated for hostcalls has been exhausted";
+const HANDLES: &str = "store handle limit exceeded";
+const RANDOM: &str = "exceeds limit";
+
+/// Why a call's work ended early: by wasmtime's word, or by ours.
+pub(crate) enum Fault {
+    Wasm(wasmtime::Error),
+    Own(Error),
+}
+
+impl From<wasmtime::Error> for Fault {
+    fn from(error: wasmtime::Error) -> Fault {
+        Fault::Wasm(error)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        Fault::Own(error)
+    }
+}
+
+/// Why the call ended, in our words.
+pub(crate) fn explain(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error {
+    if let Some(stop) = state.stop {
+        return stopped(stop, limits);
+    }
+    let found = classify(error, state, limits);
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return found };
+    found.backtrace(backtrace.frames().iter().map(|frame| {
+        let name = frame.func_name().unwrap_or("<unnamed>");
+        let name = format!("{:#}", rustc_demangle::demangle(name));
+        match frame.module().name() {
+            Some(module) => format!("{module}!{name}"),
+            None => name,
+        }
+    }))
+}
+
+/// The error for a limit that a host function saw passed.
+pub(crate) fn stopped(stop: Stop, limits: &Resolved) -> Error {
+    match stop {
+        Stop::Limit(Limit::HostCalls) => exceeded(
+            Limit::HostCalls,
+            format!("it made more than {} host calls; raise `Limits::host_calls` if it needs them", limits.host_calls),
+        ),
+        Stop::Limit(limit) => exceeded(limit, format!("it went beyond its {limit} limit")),
+    }
+}
+
+fn exceeded(limit: Limit, message: String) -> Error {
+    Error::new(ErrorKind::LimitExceeded(limit), message)
+}
+
+fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error {
+    if error.is::<Refused>() {
+        let what = state.denials.last().map(|denial| denial.explain()).unwrap_or_else(|| "an import was denied".into());
+        return Error::new(ErrorKind::Denied, what);
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return Error::new(
+            ErrorKind::Exited,
+            format!("the guest ended itself with exit status {code} before it gave a value; see its output"),
+        );
+    }
+    if error.is::<WasmtimeBug>() || error.is::<PoolConcurrencyLimitError>() {
+        return Error::new(ErrorKind::Internal, "the WebAssembly runtime failed; please report this")
+            .because(chain(error));
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return trapped(*trap, state, limits);
+    }
+    if error.is::<ResourceTableError>() && matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
+        return handles(limits);
+    }
+    // The innermost cause names the fault; what stands around it is context.
+    let text = error.root_cause().to_string();
+    if text.contains(TRANSFER) {
+        // With the guest on the stack it was passing arguments to the host; without, its result was being read.
+        let passing = error.is::<WasmBacktrace>();
+        return if passing { transfer(limits) } else { output_too_large(limits) };
+    }
+    if text.contains(HANDLES) {
+        return handles(limits);
+    }
+    if text.contains(RANDOM) && text.starts_with("requested len") {
+        return exceeded(
+            Limit::Random,
+            format!(
+                "it asked for more than {} random bytes at once; raise `Limits::random_bytes` if it needs them",
+                limits.random
+            ),
+        );
+    }
+    if state.budget.refused || error.is::<wasmtime::OutOfMemory>() {
+        return out_of_memory(limits);
+    }
+    Error::new(ErrorKind::GuestAbi, "the guest broke the canonical ABI; report it to the guest's author")
+        .because(chain(error))
+}
+
+fn trapped(trap: Trap, state: &State, limits: &Resolved) -> Error {
+    match trap {
+        Trap::OutOfFuel => Error::new(
+            ErrorKind::OutOfFuel,
+            format!(
+                "it used up its {} units of fuel; raise `Limits::fuel` or give it less to do",
+                limits.fuel.unwrap_or(0)
+            ),
+        ),
+        Trap::StackOverflow => Error::new(
+            ErrorKind::Trapped,
+            "the guest's stack overflowed, by recursion without end as a rule; report it to the guest's author",
+        ),
+        Trap::NoAsyncResult
+        | Trap::CannotEnterComponent
+        | Trap::CannotLeaveComponent
+        | Trap::InvalidChar
+        | Trap::StringOutOfBounds
+        | Trap::ListOutOfBounds
+        | Trap::InvalidDiscriminant
+        | Trap::UnalignedPointer
+        | Trap::TaskCancelNotCancelled
+        | Trap::TaskCancelOrReturnTwice
+        | Trap::SubtaskCancelAfterTerminal
+        | Trap::TaskReturnInvalid
+        | Trap::WaitableSetDropHasWaiters
+        | Trap::SubtaskDropNotResolved
+        | Trap::UnsupportedCallbackCode
+        | Trap::BackpressureOverflow
+        | Trap::ConcurrentFutureStreamOp
+        | Trap::ReferenceCountOverflow
+        | Trap::StreamOpTooBig
+        | Trap::WaitableSyncAndAsync => Error::new(
+            ErrorKind::GuestAbi,
+            format!("the guest broke the canonical ABI: {trap}; report it to the guest's author"),
+        ),
+        // A guest that can't grow its memory ends itself in its allocator's own way.
+        _ if state.budget.refused => out_of_memory(limits),
+        trap => Error::new(ErrorKind::Trapped, format!("the guest trapped: {trap}; report it to the guest's author")),
+    }
+}
+
+fn out_of_memory(limits: &Resolved) -> Error {
+    Error::new(
+        ErrorKind::OutOfMemory,
+        format!("it needed more than its {} bytes of memory; raise `Limits::memory` if that is right", limits.memory),
+    )
+}
+
+fn transfer(limits: &Resolved) -> Error {
+    exceeded(
+        Limit::Transfer,
+        format!(
+            "it passed more than {} bytes to the host at once; raise `Limits::transfer` if that is right",
+            limits.transfer
+        ),
+    )
+}
+
+fn handles(limits: &Resolved) -> Error {
+    exceeded(
+        Limit::Handles,
+        format!("it held more than {} handles at once; raise `Limits::handles` if it needs them", limits.handles),
+    )
+}
+
+/// The result was too large, by our own count or by wasmtime's.
+pub(crate) fn output_too_large(limits: &Resolved) -> Error {
+    Error::new(
+        ErrorKind::OutputTooLarge,
+        format!("its result has more than {} bytes; raise `Limits::output` if that is right", limits.output),
+    )
+}
+
+fn chain(error: &wasmtime::Error) -> Vec<String> {
+    // The backtrace is a link of wasmtime's chain; it has a place of its own in ours.
+    let links = error.chain().map(|cause| cause.to_string());
+    links.filter(|text| !text.starts_with("error while executing at wasm backtrace")).collect()
+}

@@ -1,0 +1,322 @@
+//! The one [`Error`] of this crate, its [`ErrorKind`]s, and the one place where foreign text becomes ours.
+//!
+//! Names, panic messages and values chosen by a guest end up in messages. Whatever is put into an `Error` passes
+//! [`sanitise`]: control characters are made visible, lengths are capped, so that an error can be logged, shown on a
+//! terminal or sent to a tenant as it is. An `Error`, with its whole source chain, prints in at most 4 KiB.
+
+use crate::denial::Denial;
+use crate::usage::{Output, Usage};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Longest message, in bytes. With a name, causes and a backtrace at their own bounds, an error prints in 4 KiB.
+const MAX_MESSAGE: usize = 1600;
+/// Longest text of one cause, and how many of them are kept.
+const MAX_CAUSE: usize = 300;
+const MAX_CAUSES: usize = 4;
+/// Longest name of a guest function in a backtrace, and how many frames are kept.
+const MAX_FRAME: usize = 120;
+const MAX_FRAMES: usize = 8;
+/// Longest function name shown; a name is the embedder's, but may come from a tenant.
+const MAX_NAME: usize = 128;
+
+/// Why something did not succeed: what to act on.
+///
+/// Blame lies with the guest (`GuestAbi`, `Trapped`, the limits), with the caller (`WrongArguments`, `Misuse`), with
+/// the load (`Overloaded`), or with us (`Internal`: please report it).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ErrorKind {
+    /// The bytes are not a valid WebAssembly component. Raised by loading.
+    InvalidComponent,
+    /// The component is larger or more deeply nested than the load limits allow. Raised by loading.
+    TooComplex,
+    /// The component imports something that was not granted. Raised by loading; the message lists all such imports.
+    UngrantedImport,
+    /// The component has no such export, or it has another type than the one asked for.
+    WrongExport,
+    /// The arguments do not fit the function's parameters. The guest did not run.
+    WrongArguments,
+    /// The embedder used the API in a way that cannot work; fix the calling code.
+    Misuse,
+    /// The guest broke the canonical ABI: invalid UTF-8, a pointer out of bounds, a forged handle.
+    GuestAbi,
+    /// The guest stopped itself: a panic, an abort, an access out of bounds, a stack overflow.
+    Trapped,
+    /// The guest used up its fuel. The same call with the same limits fails again.
+    OutOfFuel,
+    /// The deadline passed, or the busy time was used up.
+    TimedOut,
+    /// The guest asked for more memory than its limit and could not go on without it.
+    OutOfMemory,
+    /// The result is larger than the output limit.
+    OutputTooLarge,
+    /// Another limit was reached; it says which one.
+    LimitExceeded(Limit),
+    /// The guest used a capability that was linked by `deny_at_call`, or that has no error result of its own.
+    Denied,
+    /// Every seat is taken and the line is full. Try again later; [`Error::retry_after`] says when.
+    Overloaded,
+    /// The call was given up before it ended.
+    Cancelled,
+    /// The guest ended itself by `exit` in a call that expects a value.
+    Exited,
+    /// A host function panicked.
+    HostPanic,
+    /// A bug in isopod or below it. Please report it.
+    Internal,
+}
+
+/// Which limit a call reached, in [`ErrorKind::LimitExceeded`].
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Limit {
+    /// Bytes of the arguments.
+    Input,
+    /// Bytes passed from the guest to the host in one host call.
+    Transfer,
+    /// Live handles of resources, streams and tasks.
+    Handles,
+    /// Number of host calls.
+    HostCalls,
+    /// Bytes of one request for randomness.
+    Random,
+    /// Tables, memories or instances of one call.
+    Instances,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Input => "input",
+            Limit::Transfer => "transfer",
+            Limit::Handles => "handles",
+            Limit::HostCalls => "host_calls",
+            Limit::Random => "random_bytes",
+            Limit::Instances => "instances",
+        })
+    }
+}
+
+/// What went wrong, to which function, why, and what to do about it.
+///
+/// `Display` prints one line; [`source`](std::error::Error::source) leads to the causes. An error of a call carries
+/// the call's [`Usage`].
+pub struct Error(Box<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    function: Option<Arc<str>>,
+    message: String,
+    source: Option<Cause>,
+    frames: Vec<String>,
+    usage: Option<Usage>,
+    denials: Vec<Denial>,
+    output: Output,
+    retry_after: Option<Duration>,
+}
+
+impl Error {
+    /// An error with a message for people: what happened, then what to do. The text is sanitised and capped.
+    pub(crate) fn new(kind: ErrorKind, message: impl AsRef<str>) -> Error {
+        Error(Box::new(Repr {
+            kind,
+            function: None,
+            message: sanitise(message.as_ref(), MAX_MESSAGE),
+            source: None,
+            frames: Vec::new(),
+            usage: None,
+            denials: Vec::new(),
+            output: Output::default(),
+            retry_after: None,
+        }))
+    }
+
+    /// Records why, as a chain of texts, outermost first.
+    pub(crate) fn because(mut self, causes: impl IntoIterator<Item = String>) -> Error {
+        let texts: Vec<String> = causes.into_iter().take(MAX_CAUSES).map(|text| sanitise(&text, MAX_CAUSE)).collect();
+        self.0.source =
+            texts.into_iter().rev().fold(None, |source, text| Some(Cause { text, source: source.map(Box::new) }));
+        self
+    }
+
+    pub(crate) fn from_io(kind: ErrorKind, message: impl AsRef<str>, error: &std::io::Error) -> Error {
+        Error::new(kind, message).because([error.to_string()])
+    }
+
+    pub(crate) fn of(mut self, function: &Arc<str>) -> Error {
+        self.0.function.get_or_insert_with(|| Arc::clone(function));
+        self
+    }
+
+    pub(crate) fn backtrace(mut self, frames: impl IntoIterator<Item = String>) -> Error {
+        self.0.frames = frames.into_iter().take(MAX_FRAMES).map(|frame| sanitise(&frame, MAX_FRAME)).collect();
+        self
+    }
+
+    pub(crate) fn receipt(mut self, usage: Usage, denials: Vec<Denial>, output: Output) -> Error {
+        self.0.usage = Some(usage);
+        self.0.denials = denials;
+        self.0.output = output;
+        self
+    }
+
+    pub(crate) fn retry_in(mut self, delay: Duration) -> Error {
+        self.0.retry_after = Some(delay);
+        self
+    }
+
+    /// What to act on.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The name of the function that was loaded or called.
+    pub fn function(&self) -> Option<&str> {
+        self.0.function.as_deref()
+    }
+
+    /// What the call had used when it ended; zero where no call had started.
+    pub fn usage(&self) -> Usage {
+        self.0.usage.unwrap_or_default()
+    }
+
+    /// What the guest was refused during the call.
+    pub fn denials(&self) -> &[Denial] {
+        &self.0.denials
+    }
+
+    /// What the guest had written to stdout and stderr when it ended.
+    pub fn output(&self) -> &Output {
+        &self.0.output
+    }
+
+    /// The guest's functions on the stack when it stopped, innermost first. Names are the guest's own claims.
+    pub fn guest_backtrace(&self) -> &[String] {
+        &self.0.frames
+    }
+
+    /// With [`ErrorKind::Overloaded`]: when it is worth trying again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.function {
+            Some(function) => write!(f, "function \"{}\": {}", sanitise(function, MAX_NAME), self.0.message),
+            None => f.write_str(&self.0.message),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    /// What `fn main() -> isopod::Result<()>` shows: the message, the causes and the guest's backtrace.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} [{:?}]", self.0.kind)?;
+        let mut source = self.0.source.as_ref();
+        while let Some(cause) = source {
+            write!(f, "\n  because: {}", cause.text)?;
+            source = cause.source.as_deref();
+        }
+        self.0.frames.iter().try_for_each(|frame| write!(f, "\n  at {frame}"))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|cause| cause as _)
+    }
+}
+
+/// One step of the chain below an [`Error`]: text only, so that nothing unsanitised hides in it.
+#[derive(Debug)]
+struct Cause {
+    text: String,
+    source: Option<Box<Cause>>,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// Foreign text made fit to show: whatever could move a cursor, break a line or turn text around is escaped, and the
+/// whole is cut to `max` bytes at a character boundary, with a mark that says so.
+pub(crate) fn sanitise(text: &str, max: usize) -> String {
+    const CUT: &str = "…";
+    let mut out = String::with_capacity(text.len().min(max));
+    for c in text.chars() {
+        let before = out.len();
+        match c {
+            '\n' | '\t' | '\r' => out.push(' '),
+            c if c.is_control() || is_invisible(c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+        if out.len() > max {
+            out.truncate(before);
+            while out.len() + CUT.len() > max && out.pop().is_some() {}
+            out.push_str(CUT);
+            break;
+        }
+    }
+    out
+}
+
+/// Characters that are not control characters by category, yet reorder or hide text (Unicode TR 36, "bidi" spoofing).
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_escaped_and_cut() {
+        let cases = [
+            ("plain", 10, "plain"),
+            ("two\nlines\ttab", 20, "two lines tab"),
+            ("\u{1b}[2J", 20, "\\u{1b}[2J"),
+            ("a\u{202e}b", 20, "a\\u{202e}b"),
+            ("0123456789", 10, "0123456789"),
+            ("0123456789a", 10, "0123456…"),
+            ("ééééé", 7, "éé…"),
+            ("", 3, ""),
+        ];
+        for (text, max, expected) in cases {
+            assert_eq!(sanitise(text, max), expected, "{text:?} cut at {max}");
+            assert!(sanitise(text, max).len() <= max);
+        }
+    }
+
+    #[test]
+    fn the_worst_error_prints_within_its_bound() {
+        let wide = "\u{1b}é".repeat(10_000);
+        let name: Arc<str> = wide.as_str().into();
+        let error = Error::new(ErrorKind::Trapped, &wide)
+            .because(std::iter::repeat_n(wide.clone(), 100))
+            .backtrace(std::iter::repeat_n(wide.clone(), 100))
+            .of(&name);
+        let text = format!("{error:?}");
+        assert!(text.len() <= 4096, "{} bytes", text.len());
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+    }
+
+    #[test]
+    fn an_error_is_one_word() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+}

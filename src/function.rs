@@ -1,0 +1,415 @@
+//! [`Function`]: a loaded component with its limits and grants, and the handle people call it by.
+//!
+//! What can be wrong about a function is found while it is loaded; a call fails only for reasons of that call.
+
+use crate::call::{self, CallOptions, Line, Options, Pace};
+use crate::capability::{Bound, Grant};
+use crate::engine::export::{self, Export, Session};
+use crate::engine::pool::{Blueprint, Lease, MakeImports};
+use crate::engine::precheck::{self, Bounds, Refusal};
+use crate::engine::value::Handles;
+use crate::engine::{self, Flavour, linker};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{self, Host};
+use crate::limits::{Limits, LoadLimits, Trust};
+use crate::typed::{Link, TypedFunction};
+use crate::usage::Reply;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
+///
+/// Every call gets an instance that nobody used before.
+#[derive(Clone)]
+pub struct Function {
+    inner: Arc<Inner>,
+    options: Options,
+}
+
+const _: () = {
+    const fn handle<T: Clone + Send + Sync + 'static>() {}
+    handle::<Function>();
+};
+
+/// What all handles of a function share.
+pub(crate) struct Inner {
+    pub name: Arc<str>,
+    pub host: Arc<host::Inner>,
+    pub blueprint: Blueprint,
+    pub kind: Kind,
+    pub exports: Vec<Export>,
+    pub seats: Semaphore,
+    pub line: Line,
+    pub pace: Pace,
+}
+
+/// What a component is for, told by its exports.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Kind {
+    /// Answers http requests: exports `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`. See
+    /// [`Function::http`].
+    Http,
+    /// A program: exports `wasi:cli/run`. See [`Function::command`].
+    Command,
+    /// Handles events: exports `isopod:function/handler`. See [`Function::handle`].
+    Event,
+    /// Any other world, called by the names of its exports.
+    Custom,
+}
+
+impl Kind {
+    fn of<'a>(exports: impl Iterator<Item = &'a str> + Clone) -> Kind {
+        let any =
+            |prefixes: &[&str]| exports.clone().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        if any(&["wasi:http/incoming-handler@0.2.", "wasi:http/handler@0.3."]) {
+            Kind::Http
+        } else if any(&["wasi:cli/run@0.2.", "wasi:cli/run@0.3."]) {
+            Kind::Command
+        } else if any(&["isopod:function/handler@"]) {
+            Kind::Event
+        } else {
+            Kind::Custom
+        }
+    }
+}
+
+impl Function {
+    /// The name it was loaded under.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// What the component is for.
+    pub fn kind(&self) -> Kind {
+        self.inner.kind
+    }
+
+    /// Every function that the component exports and that [`call`](Function::call) can call, with its types.
+    pub fn exports(&self) -> &[Export] {
+        &self.inner.exports
+    }
+
+    /// Calls an export by name, with arguments from any serde value and a result into any serde type.
+    ///
+    /// `export` is `func`, `interface#func`, or `ns:pkg/interface[@version]#func`. Arguments are a tuple or array in
+    /// the order of the parameters, or an object or struct by their names. A WIT `result` is a value, serde's own
+    /// `Result`; `list<u8>` is base64 in self-describing formats such as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call.
+    pub async fn call<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
+        let ready = export::prepare(&self.inner.exports, export, &args, &self.inner.blueprint.limits);
+        drop(args);
+        let ready = ready.map_err(|error| error.of(&self.inner.name))?;
+        let limits = &self.inner.blueprint.limits;
+        let work = async |lease: &mut Lease| export::invoke(lease, ready, &mut Handles::default(), limits).await;
+        call::run(&self.inner, &self.options, None, work).await
+    }
+
+    /// Several calls in one fresh instance, for guests with resources or state. Together they are one call: one set of
+    /// limits, one receipt.
+    ///
+    /// # Errors
+    /// What the body gives; then whatever ends a call.
+    pub async fn session<R>(&self, body: impl AsyncFnOnce(&mut Session<'_>) -> Result<R>) -> Result<Reply<R>> {
+        let limits = &self.inner.blueprint.limits;
+        let work = async |lease: &mut Lease| {
+            let mut session = Session::new(lease, &self.inner.exports, limits);
+            Ok(body(&mut session).await?)
+        };
+        call::run(&self.inner, &self.options, None, work).await
+    }
+
+    /// [`call`](Function::call) for callers without async. See [`block_on`](crate::block_on).
+    pub fn call_blocking<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
+        crate::block_on(self.call(export, args))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        &self.inner.name
+    }
+
+    /// The error for a surface that this component does not have.
+    pub(crate) fn require(&self, kind: Kind, surface: &str, export: &str) -> Result<()> {
+        if self.inner.kind == kind {
+            return Ok(());
+        }
+        let text = format!("`{surface}` needs a component that exports {export}; this one is {:?}", self.inner.kind);
+        Err(Error::new(ErrorKind::WrongExport, text).of(&self.inner.name))
+    }
+}
+
+impl CallOptions for Function {
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn with_options(&self, options: Options) -> Function {
+        Function { inner: Arc::clone(&self.inner), options }
+    }
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function").field("name", &self.name()).field("kind", &self.kind()).finish_non_exhaustive()
+    }
+}
+
+/// How a function is to be loaded. Made by [`Host::function`].
+pub struct FunctionBuilder<U = ()> {
+    host: Host,
+    name: Arc<str>,
+    source: Option<Source>,
+    load_limits: Option<LoadLimits>,
+    limits: Limits,
+    grants: Vec<Grant>,
+    deny_at_call: bool,
+    imports: Option<Arc<dyn Fn() -> U + Send + Sync>>,
+}
+
+enum Source {
+    File(PathBuf),
+    Bytes(Vec<u8>),
+    Text(String),
+}
+
+impl FunctionBuilder {
+    pub(crate) fn new(host: Host, name: Arc<str>) -> FunctionBuilder {
+        FunctionBuilder {
+            host,
+            name,
+            source: None,
+            load_limits: None,
+            limits: Limits::default(),
+            grants: Vec::new(),
+            deny_at_call: false,
+            imports: None,
+        }
+    }
+
+    /// Host functions for the component's own imports: a value that implements the traits which `world!` made of
+    /// them. Each call gets a clone; put what is to be shared into an `Arc`.
+    pub fn imports<V: Clone + Send + Sync + 'static>(self, imports: V) -> FunctionBuilder<V> {
+        self.imports_with(move || imports.clone())
+    }
+
+    /// Host functions made anew for each call.
+    pub fn imports_with<V: Send + 'static>(self, make: impl Fn() -> V + Send + Sync + 'static) -> FunctionBuilder<V> {
+        FunctionBuilder {
+            host: self.host,
+            name: self.name,
+            source: self.source,
+            load_limits: self.load_limits,
+            limits: self.limits,
+            grants: self.grants,
+            deny_at_call: self.deny_at_call,
+            imports: Some(Arc::new(make)),
+        }
+    }
+
+    /// Compiles and checks the component, to be called by the names of its exports.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidComponent`], [`ErrorKind::TooComplex`], [`ErrorKind::UngrantedImport`], or
+    /// [`ErrorKind::Misuse`] for settings that contradict each other or have no effect.
+    pub async fn load(self) -> Result<Function> {
+        self.load_with(&[], |_| Ok(())).await
+    }
+
+    /// [`load`](FunctionBuilder::load) for callers without async. See [`block_on`](crate::block_on).
+    pub fn load_blocking(self) -> Result<Function> {
+        crate::block_on(self.load())
+    }
+}
+
+impl<U: Send + 'static> FunctionBuilder<U> {
+    /// The component in that file.
+    pub fn component_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.source = Some(Source::File(path.into()));
+        self
+    }
+
+    /// The component in these bytes. A stranger's unless [`trust`](FunctionBuilder::trust) says otherwise.
+    pub fn component_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.source = Some(Source::Bytes(bytes.into()));
+        self
+    }
+
+    /// The component in this text: the WebAssembly text format.
+    pub fn component_wat(mut self, text: impl Into<String>) -> Self {
+        self.source = Some(Source::Text(text.into()));
+        self
+    }
+
+    /// Whose component it is, which decides what it may look like. Default: [`Trust::Own`] for files and text,
+    /// [`Trust::Untrusted`] for bytes.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.load_limits = Some(trust.into());
+        self
+    }
+
+    /// What the component may look like, if neither kind of [`Trust`] fits. Overrides it.
+    pub fn load_limits(mut self, limits: LoadLimits) -> Self {
+        self.load_limits = Some(limits);
+        self
+    }
+
+    /// What each call may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Permission for one capability. Whatever is not granted cannot be reached.
+    pub fn grant(mut self, grant: impl Into<Grant>) -> Self {
+        self.grants.push(grant.into());
+        self
+    }
+
+    /// Load the component even if it imports what was not granted: a call that uses such an import ends as
+    /// [`ErrorKind::Denied`]. For components whose toolchain imports interfaces that they never call.
+    pub fn deny_at_call(mut self) -> Self {
+        self.deny_at_call = true;
+        self
+    }
+
+    /// Compiles and checks the component against a world, and gives the world's typed handle.
+    ///
+    /// # Errors
+    /// As [`load`](FunctionBuilder::load), and [`ErrorKind::WrongExport`] for exports that differ from the world's.
+    pub async fn load_typed<W: Link<U>>(self) -> Result<W::Handle> {
+        let function = self.load_with(W::IMPORTS, W::link).await?;
+        Ok(W::handle(TypedFunction::new(function)?))
+    }
+
+    async fn load_with(
+        self,
+        provided: &'static [&'static str],
+        link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static,
+    ) -> Result<Function> {
+        let name = Arc::clone(&self.name);
+        // Compiling takes milliseconds to seconds: not on a thread that runs others' tasks.
+        let loading = tokio::task::spawn_blocking(move || self.build(provided, link));
+        let loaded = loading.await.unwrap_or_else(|e| {
+            Err(Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()]))
+        });
+        let inner = loaded.map_err(|error| error.of(&name))?;
+        Ok(Function { inner: Arc::new(inner), options: Options::default() })
+    }
+
+    fn build(self, provided: &[&str], link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult) -> Result<Inner> {
+        let limits = self.limits.resolve()?;
+        let Some(source) = self.source else {
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                "no component was given; add `.component_file(..)`, `.component_bytes(..)` or `.component_wat(..)`",
+            ));
+        };
+        let bounds = self.load_limits.unwrap_or_else(|| source.default_trust().into());
+        if bounds.instances > LoadLimits::MAX_INSTANCES {
+            let text = format!(
+                "a core_instances limit of {} is beyond what the pool holds; at most {}",
+                bounds.instances,
+                LoadLimits::MAX_INSTANCES
+            );
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        let bytes = source.read(bounds.bytes)?;
+        let facts = precheck::inspect(
+            &bytes,
+            Bounds {
+                bytes: bounds.bytes,
+                functions: bounds.functions,
+                instances: bounds.instances,
+                nesting: bounds.nesting,
+            },
+        )
+        .map_err(refused)?;
+        let host = self.host.0;
+        let flavour = Flavour { asynchronous: facts.asynchronous, fuel: limits.fuel.is_some() };
+        let engine = host.engines.get(flavour, &host.ticker)?;
+        let component = engine::compile(&engine, &bytes)?;
+        let imported = linker::imports(&component, &engine);
+        let bound = Bound::bind(&self.grants, &imported, limits.random)?;
+        let linker = linker::wire(&engine, &component, provided, link, self.deny_at_call)?;
+        let pre = linker.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?;
+        let exports = export::list(&component, &engine);
+        let kind = Kind::of(
+            component
+                .component_type()
+                .exports(&engine.wasmtime)
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+                .iter()
+                .copied(),
+        );
+        let imports = self.imports.map(|make| -> MakeImports { Box::new(move || Box::new(make())) });
+        let seats = Semaphore::new(limits.concurrency as usize);
+        let blueprint = Blueprint { engine, pre, limits, bound: Arc::new(bound), imports };
+        Ok(Inner {
+            name: self.name,
+            host,
+            blueprint,
+            kind,
+            exports,
+            seats,
+            line: Line::default(),
+            pace: Pace::default(),
+        })
+    }
+}
+
+impl Source {
+    fn default_trust(&self) -> Trust {
+        match self {
+            Source::File(_) | Source::Text(_) => Trust::Own,
+            Source::Bytes(_) => Trust::Untrusted,
+        }
+    }
+
+    /// The bytes, at most one more than allowed: enough for the check to see that there are too many.
+    fn read(self, limit: u64) -> Result<Vec<u8>> {
+        match self {
+            Source::Bytes(bytes) => Ok(bytes),
+            Source::Text(text) => wat::parse_str(&text).map_err(|e| {
+                Error::new(ErrorKind::InvalidComponent, "the component's text cannot be parsed")
+                    .because([e.to_string()])
+            }),
+            Source::File(path) => {
+                let unreadable = |e: std::io::Error| {
+                    Error::from_io(
+                        ErrorKind::InvalidComponent,
+                        format!("the component file {} cannot be read", path.display()),
+                        &e,
+                    )
+                };
+                let mut bytes = Vec::new();
+                let file = std::fs::File::open(&path).map_err(unreadable)?;
+                file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Invalid(why) => Error::new(ErrorKind::InvalidComponent, format!("this cannot be loaded: {why}")),
+        Refusal::TooComplex { what, found, limit } => Error::new(
+            ErrorKind::TooComplex,
+            format!(
+                "the component has {found} {what}, more than the {limit} it may have; raise `LoadLimits::{what}` if you trust it"
+            ),
+        ),
+    }
+}

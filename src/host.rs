@@ -1,0 +1,115 @@
+//! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
+
+use crate::clock::Clock;
+use crate::engine::ticker::Ticker;
+use crate::engine::{Engines, Flavour};
+use crate::error::{Error, ErrorKind, Result};
+use crate::function::FunctionBuilder;
+use crate::usage::Meter;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Runs functions. Made once, for the life of the application; a clone is another handle to the same host.
+#[derive(Clone)]
+pub struct Host(pub(crate) Arc<Inner>);
+
+const _: () = {
+    const fn handle<T: Clone + Send + Sync + 'static>() {}
+    handle::<Host>();
+};
+
+pub(crate) struct Inner {
+    pub engines: Engines,
+    pub ticker: Ticker,
+    pub clock: Clock,
+    pub seats: Semaphore,
+    pub meter: Option<Arc<dyn Meter>>,
+}
+
+impl Host {
+    /// A host with every setting at its default.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`] if the operating system refuses it a thread.
+    pub fn new() -> Result<Host> {
+        Host::builder().build()
+    }
+
+    /// A host with other settings than the defaults.
+    pub fn builder() -> HostBuilder {
+        HostBuilder { seats: None, tick: Duration::from_millis(1), meter: None }
+    }
+
+    /// Begins to load a function. Its name is for people: it stands in errors and receipts.
+    pub fn function(&self, name: impl Into<Arc<str>>) -> FunctionBuilder {
+        FunctionBuilder::new(self.clone(), name.into())
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("free_seats", &self.0.seats.available_permits()).finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Host`].
+pub struct HostBuilder {
+    seats: Option<u32>,
+    tick: Duration,
+    meter: Option<Arc<dyn Meter>>,
+}
+
+/// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
+const SEATS: u32 = 1_000;
+
+impl HostBuilder {
+    /// Calls that may run at once, over all functions. Default 1 000. Each reserves address space for its memories;
+    /// where that much cannot be had, building the host fails if the number was asked for, and falls back to making
+    /// instances on demand if it is the default.
+    pub fn seats(mut self, seats: u32) -> HostBuilder {
+        self.seats = Some(seats);
+        self
+    }
+
+    /// How often a guest that computes gives way, and how exact deadlines are. Default 1 ms; from 100 µs to 100 ms.
+    pub fn tick(mut self, tick: Duration) -> HostBuilder {
+        self.tick = tick;
+        self
+    }
+
+    /// Tells `meter` what each call used. Default: nobody.
+    pub fn meter(mut self, meter: impl Meter) -> HostBuilder {
+        self.meter = Some(Arc::new(meter));
+        self
+    }
+
+    /// Makes the host. Engines are made when the first function needs them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, a tick out of range, or where the
+    /// operating system refuses a thread.
+    pub fn build(self) -> Result<Host> {
+        let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
+        if self.seats == Some(0) {
+            return misuse("a host with 0 seats runs no call; give it at least 1".into());
+        }
+        if self.tick < Duration::from_micros(100) || self.tick > Duration::from_millis(100) {
+            return misuse(format!("a tick of {:?} is out of range; take one from 100 µs to 100 ms", self.tick));
+        }
+        if cfg!(panic = "abort") {
+            tracing::warn!("built with panic = \"abort\": a panic in a host function ends the process, not the call");
+        }
+        let clock = Clock::new();
+        let ticker = Ticker::start(clock.clone(), self.tick)
+            .map_err(|e| Error::from_io(ErrorKind::Misuse, "the ticker's thread cannot be started", &e))?;
+        let seats = self.seats.unwrap_or(SEATS);
+        let engines = Engines::new(seats, self.seats.is_some());
+        if self.seats.is_some() {
+            engines.get(Flavour { asynchronous: false, fuel: false }, &ticker)?;
+        }
+        let seats = Semaphore::new(seats as usize);
+        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter })))
+    }
+}

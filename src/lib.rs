@@ -1,0 +1,52 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+#![warn(missing_docs, unreachable_pub, unnameable_types)]
+
+// In reading order.
+mod function;
+mod call;
+mod host;
+
+mod command;
+mod event;
+mod http;
+mod typed;
+
+mod limits;
+mod usage;
+mod error;
+mod denial;
+mod resource;
+mod blocking;
+mod clock;
+
+mod capability;
+mod engine;
+mod bindings;
+#[cfg(feature = "unstable")]
+pub mod unstable;
+
+pub use self::http::Body;
+pub use blocking::block_on;
+pub use call::{CallOptions, Options};
+pub use capability::{Args, Clocks, Env, Grant, Random, Stdin};
+pub use command::Command;
+pub use denial::Denial;
+pub use engine::export::{Export, Session};
+pub use engine::value::Handle;
+pub use error::{Error, ErrorKind, Limit, Result};
+pub use event::{Event, Handled, Unhandled};
+pub use function::{Function, FunctionBuilder, Kind};
+pub use host::{Host, HostBuilder};
+pub use isopod_macros::world;
+pub use limits::{KIB, Limits, LoadLimits, MIB, Trust, UNLIMITED, ms};
+pub use resource::{Resource, Resources};
+pub use usage::{Meter, Output, Receipt, Reply, Usage};
+
+/// What the code that `world!` generates is built on. Not for use by hand, and no semver promise.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::engine::state::State;
+    pub use crate::typed::*;
+    pub use wasmtime;
+}

@@ -1,0 +1,223 @@
+//! Typed functions: what the code that `world!` generates is built on. Hidden: only that code may use it.
+//!
+//! The generated code names wasmtime by this crate's re-export, so that its users need not depend on it. A typed call
+//! is a [`Session`] of one call; sessions go by `call::run` like everything else.
+
+use crate::call::{self, CallOptions, Options};
+use crate::engine::state::State;
+use crate::engine::trap;
+use crate::error::{Error, ErrorKind, Limit, Result};
+use crate::function::Function;
+use crate::usage::Reply;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use wasmtime::Store;
+use wasmtime::component::{HasData, Instance, InstancePre, Linker};
+
+/// A world, as `world!` generates it.
+pub trait World: Sized + Send + Sync + 'static {
+    /// Where the exports are; found once per function.
+    type Indices: Clone + Send + Sync + 'static;
+    /// What loading gives: the handle with a method for each export.
+    type Handle;
+    /// The world's name.
+    const NAME: &'static str;
+    /// Interfaces and functions that the embedder's imports provide.
+    const IMPORTS: &'static [&'static str];
+    /// Checks that the component has the world's exports, and finds them.
+    fn indices(pre: &InstancePre<State>) -> wasmtime::Result<Self::Indices>;
+    /// The exports of one instance.
+    fn load(indices: &Self::Indices, store: &mut Store<State>, instance: &Instance) -> wasmtime::Result<Self>;
+    /// The handle.
+    fn handle(function: TypedFunction<Self>) -> Self::Handle;
+}
+
+/// A world whose imports `U` provides.
+pub trait Link<U>: World {
+    /// Links them.
+    fn link(linker: &mut Linker<State>) -> wasmtime::Result<()>;
+}
+
+/// Tells wasmtime that an interface is implemented by the `U` in the store.
+pub struct Slot<U>(PhantomData<fn() -> U>);
+
+impl<U: 'static> HasData for Slot<U> {
+    type Data<'a> = &'a mut U;
+}
+
+/// The embedder's imports of this call. Every host function comes by here, so it counts.
+pub fn slot<U: 'static>(state: &mut State) -> &mut U {
+    state.count_host_call();
+    state
+        .imports
+        .as_mut()
+        .and_then(|imports| imports.downcast_mut())
+        .expect("a function that links U has a U for each call: both are set by the builder")
+}
+
+/// A loaded function with the world it was loaded as.
+pub struct TypedFunction<W: World> {
+    function: Function,
+    indices: Arc<W::Indices>,
+}
+
+impl<W: World> Clone for TypedFunction<W> {
+    fn clone(&self) -> Self {
+        TypedFunction { function: self.function.clone(), indices: Arc::clone(&self.indices) }
+    }
+}
+
+impl<W: World> TypedFunction<W> {
+    pub(crate) fn new(function: Function) -> Result<TypedFunction<W>> {
+        let indices = W::indices(&function.inner().blueprint.pre).map_err(|e| {
+            Error::new(
+                ErrorKind::WrongExport,
+                format!(
+                    "the component does not export what the world {} asks for; build both from the same WIT",
+                    W::NAME
+                ),
+            )
+            .because(e.chain().map(|cause| cause.to_string()))
+            .of(function.shared_name())
+        })?;
+        Ok(TypedFunction { function, indices: Arc::new(indices) })
+    }
+
+    /// The function behind the handle.
+    pub fn function(&self) -> &Function {
+        &self.function
+    }
+
+    /// The handle's options.
+    pub fn options(&self) -> &Options {
+        self.function.options()
+    }
+
+    /// The same handle with other options.
+    pub fn with_options(&self, options: Options) -> Self {
+        TypedFunction { function: self.function.with_options(options), indices: Arc::clone(&self.indices) }
+    }
+
+    /// Several calls in one fresh instance; together they are one call, with one set of limits and one receipt.
+    pub async fn session<R>(&self, body: impl AsyncFnOnce(&mut Session<'_, W>) -> Result<R>) -> Result<Reply<R>> {
+        let inner = self.function.inner();
+        call::run(inner, self.function.options(), None, async |lease| {
+            let instance = lease.instance()?;
+            let world = W::load(&self.indices, &mut lease.store, &instance)?;
+            let mut session = Session { world, store: &mut lease.store, function: &self.function };
+            Ok(body(&mut session).await?)
+        })
+        .await
+    }
+}
+
+/// One instance, for as long as a session lasts.
+pub struct Session<'a, W> {
+    world: W,
+    store: &'a mut Store<State>,
+    function: &'a Function,
+}
+
+impl<W: World> Session<'_, W> {
+    /// Counts and checks the arguments of one call.
+    pub fn begin(&mut self, export: &'static str, input_bytes: u64) -> Result<()> {
+        let limit = self.function.inner().blueprint.limits.input;
+        let total = self.store.data().bytes_in.saturating_add(input_bytes);
+        if total > limit {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded(Limit::Input),
+                format!(
+                    "the arguments of \"{export}\" bring the call's input to {total} bytes, more than {limit}; pass less, or raise `Limits::input`"
+                ),
+            ));
+        }
+        self.store.data_mut().bytes_in = total;
+        Ok(())
+    }
+
+    /// What a call is made with.
+    pub fn parts(&mut self) -> (&W, &mut Store<State>) {
+        (&self.world, self.store)
+    }
+
+    /// Counts and checks the result of one call.
+    pub fn end<R>(&mut self, result: wasmtime::Result<R>, size: impl FnOnce(&R) -> u64) -> Result<R> {
+        let limits = &self.function.inner().blueprint.limits;
+        let value = result.map_err(|error| trap::explain(&error, self.store.data(), limits))?;
+        let state = self.store.data_mut();
+        state.bytes_out = state.bytes_out.saturating_add(size(&value));
+        if state.bytes_out > limits.output { Err(trap::output_too_large(limits)) } else { Ok(value) }
+    }
+}
+
+/// Bytes that a value has when it is passed: what input and output limits count.
+pub trait Size {
+    /// The size of every value of the type, if all have the same.
+    const FIXED: Option<u64>;
+    /// The size of this value.
+    fn size(&self) -> u64;
+}
+
+macro_rules! fixed {
+    ($($ty:ty),*) => { $(impl Size for $ty {
+        const FIXED: Option<u64> = Some(size_of::<$ty>() as u64);
+        fn size(&self) -> u64 { size_of::<$ty>() as u64 }
+    })* };
+}
+fixed!((), bool, u8, u16, u32, u64, i8, i16, i32, i64, f32, f64, char);
+
+impl Size for str {
+    const FIXED: Option<u64> = None;
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+impl<T: Size> Size for [T] {
+    const FIXED: Option<u64> = None;
+    fn size(&self) -> u64 {
+        match T::FIXED {
+            Some(each) => (self.len() as u64).saturating_mul(each),
+            None => self.iter().map(Size::size).fold(0, u64::saturating_add),
+        }
+    }
+}
+
+macro_rules! forward {
+    ($($(#[$generic:ident])? $ty:ty),*) => { $(impl<$($generic: Size + ?Sized)?> Size for $ty {
+        const FIXED: Option<u64> = None;
+        fn size(&self) -> u64 { (**self).size() }
+    })* };
+}
+forward!(String, #[T] &T, #[T] Box<T>);
+
+impl<T: Size> Size for Vec<T> {
+    const FIXED: Option<u64> = None;
+    fn size(&self) -> u64 {
+        self.as_slice().size()
+    }
+}
+
+impl<T: Size> Size for Option<T> {
+    const FIXED: Option<u64> = None;
+    fn size(&self) -> u64 {
+        self.as_ref().map_or(1, |value| 1 + value.size())
+    }
+}
+
+impl<T: Size, E: Size> Size for std::result::Result<T, E> {
+    const FIXED: Option<u64> = None;
+    fn size(&self) -> u64 {
+        1 + self.as_ref().map_or_else(Size::size, Size::size)
+    }
+}
+
+macro_rules! tuples {
+    ($(($($name:ident)+))*) => { $(impl<$($name: Size),+> Size for ($($name,)+) {
+        const FIXED: Option<u64> = None;
+        #[allow(non_snake_case)]
+        fn size(&self) -> u64 { let ($($name,)+) = self; [$($name.size()),+].into_iter().fold(0, u64::saturating_add) }
+    })* };
+}
+tuples!((A)(A B)(A B C)(A B C D)(A B C D E)(A B C D E F)(A B C D E F G)(A B C D E F G H)
+    (A B C D E F G H I)(A B C D E F G H I J)(A B C D E F G H I J K)(A B C D E F G H I J K L));

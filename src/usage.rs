@@ -1,0 +1,159 @@
+//! What a call used ([`Usage`]), what it gave back ([`Reply`]), and who is told about it ([`Meter`]).
+
+use crate::denial::Denial;
+use crate::error::ErrorKind;
+use bytes::Bytes;
+use std::fmt;
+use std::time::Duration;
+
+/// The receipt of one call. Every call ends with one, a failed or cancelled call as well.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// From admission to the end: waiting for a seat, starting the instance, host calls and the guest's own work.
+    pub wall: Duration,
+    /// Time spent inside the guest and in host functions that did not wait. What fair shares and busy limits count.
+    pub busy: Duration,
+    /// Units of fuel used, for a function with a fuel limit.
+    pub fuel: Option<u64>,
+    /// Highest sum, in bytes, of all linear memories and tables.
+    pub peak_memory: u64,
+    /// Bytes of the arguments that were handed to the guest.
+    pub bytes_in: u64,
+    /// Bytes of the result that the guest handed back.
+    pub bytes_out: u64,
+    /// Calls of the guest into host functions.
+    pub host_calls: u64,
+    /// Bytes that the guest wrote to stdout and stderr and that were kept.
+    pub log_bytes: u64,
+    /// Bytes that were written beyond the log limit and dropped.
+    pub log_dropped: u64,
+    /// Whether the instance was started for this call, as opposed to taken from stock.
+    pub cold: bool,
+}
+
+impl fmt::Display for Usage {
+    /// For people: `wall 41 µs · busy 9 µs · peak 1.1 MiB · 1 host call`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wall {} · busy {} · peak {}", Span(self.wall), Span(self.busy), Size(self.peak_memory))?;
+        if let Some(fuel) = self.fuel {
+            write!(f, " · {fuel} fuel")?;
+        }
+        write!(f, " · {} host call{}", self.host_calls, if self.host_calls == 1 { "" } else { "s" })
+    }
+}
+
+/// A duration in the largest unit that keeps a digit before the point.
+struct Span(Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_nanos() {
+            ns @ 0..1_000 => write!(f, "{ns} ns"),
+            ns @ 1_000..1_000_000 => write!(f, "{} µs", ns / 1_000),
+            ns @ 1_000_000..10_000_000_000 => write!(f, "{} ms", ns / 1_000_000),
+            ns => write!(f, "{} s", ns / 1_000_000_000),
+        }
+    }
+}
+
+/// Bytes in binary units.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n @ 0..1024 => write!(f, "{n} B"),
+            n @ 1024..1_048_576 => write!(f, "{:.1} KiB", n as f64 / 1024.0),
+            n => write!(f, "{:.1} MiB", n as f64 / 1_048_576.0),
+        }
+    }
+}
+
+/// What the guest wrote to stdout and stderr, up to the function's log limit for both together.
+///
+/// The bytes are the guest's: they may hold anything, control characters included.
+#[non_exhaustive]
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Bytes,
+    /// Standard error.
+    pub stderr: Bytes,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Output {{ stdout: {} bytes, stderr: {} bytes }}", self.stdout.len(), self.stderr.len())
+    }
+}
+
+/// What a call gives back: the value, and what it cost.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct Reply<T> {
+    /// The export's result. A guest's own `result<_, e>` is part of it: it is a value, not an [`Error`](crate::Error).
+    pub value: T,
+    /// The receipt.
+    pub usage: Usage,
+    pub(crate) denials: Vec<Denial>,
+    pub(crate) output: Output,
+}
+
+impl<T> Reply<T> {
+    /// What the guest was refused during the call.
+    pub fn denials(&self) -> &[Denial] {
+        &self.denials
+    }
+
+    /// What the guest wrote to stdout and stderr.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// The same reply with another value.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Reply<U> {
+        Reply { value: f(self.value), usage: self.usage, denials: self.denials, output: self.output }
+    }
+}
+
+/// Somebody who wants to know what every call used, such as a metrics registry or a biller.
+///
+/// Told once per call, on the thread that ends it: be quick and do not block.
+pub trait Meter: Send + Sync + 'static {
+    /// One call ended.
+    fn record(&self, receipt: &Receipt<'_>);
+}
+
+/// What a [`Meter`] is told.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt<'a> {
+    /// The function's name.
+    pub function: &'a str,
+    /// Whom the call was for; empty where the caller named no tenant.
+    pub tenant: &'a str,
+    /// `None` for a call that gave its value, else why it did not.
+    pub error: Option<ErrorKind>,
+    /// What the call used.
+    pub usage: Usage,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_reads_well() {
+        let usage = Usage {
+            wall: Duration::from_nanos(41_300),
+            busy: Duration::from_nanos(900),
+            peak_memory: 1_153_434,
+            host_calls: 1,
+            ..Usage::default()
+        };
+        assert_eq!(usage.to_string(), "wall 41 µs · busy 900 ns · peak 1.1 MiB · 1 host call");
+        let usage = Usage { fuel: Some(7), wall: Duration::from_millis(5_200), ..Usage::default() };
+        assert_eq!(usage.to_string(), "wall 5200 ms · busy 0 ns · peak 0 B · 7 fuel · 0 host calls");
+    }
+}

@@ -1,0 +1,151 @@
+//! Whatever is loaded or passed by mistake or malice: a typed error that names the thing, and the host goes on.
+
+use crate::support::{built, host};
+use isopod::{ErrorKind, Limits, LoadLimits, Trust};
+use serde_json::json;
+
+#[tokio::test]
+async fn bytes_that_are_no_component() {
+    let host = host();
+    let whole = std::fs::read(built("text-stats")).unwrap();
+    let cases: [(&[u8], &str); 6] = [
+        (b"", "empty"),
+        (b"not wasm at all", "not WebAssembly"),
+        (b"\0asm\x01\0\0\0", "core WebAssembly module"),
+        (b"\0asm\x0c\0\x01\0", "pre-release encoding"),
+        (&whole[..whole.len() / 2], "unexpected end"),
+        (b"\0asm\x0d\0\x01\0\x63\x01\x00", "component"),
+    ];
+    for (bytes, expected) in cases {
+        let error = host.function("bad").component_bytes(bytes).load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidComponent, "{error:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.function(), Some("bad"));
+    }
+    host.function("good").component_bytes(whole).load().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there() {
+    let error = host().function("gone").component_file("no/such/file.wasm").load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidComponent);
+    assert!(error.to_string().contains("no/such/file.wasm"), "{error}");
+}
+
+#[tokio::test]
+async fn a_function_without_a_component() {
+    let error = host().function("nothing").load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+}
+
+#[tokio::test]
+async fn strangers_components_are_bounded_and_own_ones_less() {
+    let host = host();
+    let part = "(core instance (instantiate $m))".repeat(30);
+    let bytes = wat::parse_str(format!("(component (core module $m) {part})")).unwrap();
+    let error = host.function("big").component_bytes(bytes.clone()).load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooComplex);
+    assert!(error.to_string().contains("LoadLimits::core_instances"), "{error}");
+    host.function("big").component_bytes(bytes.clone()).trust(Trust::Own).load().await.unwrap();
+    host.function("big")
+        .component_bytes(bytes.clone())
+        .load_limits(LoadLimits::from(Trust::Untrusted).core_instances(30))
+        .load()
+        .await
+        .unwrap();
+    let error = host
+        .function("big")
+        .component_bytes(bytes)
+        .load_limits(LoadLimits::from(Trust::Own).core_instances(10_000))
+        .load()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+}
+
+#[tokio::test]
+async fn every_ungranted_import_is_listed_with_its_grant() {
+    let wat = r#"(component
+        (import "wasi:sockets/tcp@0.2.0" (instance (export "f" (func))))
+        (import "acme:app/db@1.0.0" (instance (export "get" (func))))
+        (import "note" (func)))"#;
+    let error = host().function("needy").component_wat(wat).load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UngrantedImport);
+    for part in ["wasi:sockets/tcp@0.2.0", "acme:app/db@1.0.0", "note", ".deny_at_call()", ".imports("] {
+        assert!(error.to_string().contains(part), "{part} is missing in: {error}");
+    }
+}
+
+#[tokio::test]
+async fn denied_at_the_call() {
+    let wat = r#"(component
+        (import "acme:app/db@1.0.0" (instance $db (export "get" (func))))
+        (core func $get (canon lower (func $db "get")))
+        (core module $m (import "db" "get" (func $get)) (func (export "use") (call $get)) (func (export "leave")))
+        (core instance $db' (export "get" (func $get)))
+        (core instance $i (instantiate $m (with "db" (instance $db'))))
+        (func (export "use") (canon lift (core func $i "use")))
+        (func (export "leave") (canon lift (core func $i "leave"))))"#;
+    let function = host().function("tried").component_wat(wat).deny_at_call().load().await.unwrap();
+    function.call::<()>("leave", ()).await.unwrap();
+    let error = function.call::<()>("use", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert_eq!(error.denials()[0].capability(), "acme:app/db@1.0.0#get");
+    assert!(error.denials()[0].explain().contains(".imports("), "{}", error.denials()[0].explain());
+    assert_eq!(error.usage().host_calls, 1);
+}
+
+#[tokio::test]
+async fn exports_and_arguments_that_do_not_fit() {
+    let function = host().function("stats").component_file(built("text-stats")).load().await.unwrap();
+    let error = function.call::<()>("inspct", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongExport);
+    assert!(error.to_string().contains("\"inspect\""), "{error}");
+    let error = function.call::<()>("inspect", json!([{ "path": 7, "content": "" }])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongArguments);
+    assert!(error.to_string().contains("path") && error.to_string().contains("string"), "{error}");
+    assert_eq!(function.command(isopod::Command::new()).await.unwrap_err().kind(), ErrorKind::WrongExport);
+    assert_eq!(function.handle(isopod::Event::default()).await.unwrap_err().kind(), ErrorKind::WrongExport);
+}
+
+#[tokio::test]
+async fn contradictory_limits_are_found_at_load() {
+    let builder = host().function("odd").component_wat("(component)");
+    let error = builder.limits(Limits::default().fuel(1).busy(isopod::ms(1))).load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+}
+
+#[tokio::test]
+async fn blocking_inside_a_runtime_is_misuse() {
+    let error = host().function("f").component_wat("(component)").load_blocking().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+}
+
+/// A guest that hands out bytes which are no UTF-8, a pointer beyond its memory, and a wrong discriminant.
+#[tokio::test]
+async fn guests_that_break_the_abi() {
+    let lift = |store: &str, ty: &str| {
+        format!(
+            r#"(component
+                (core module $m (memory (export "m") 1) (data (i32.const 16) "\ff\fe\fd")
+                    (func (export "f") (result i32) {store} (i32.const 0)))
+                (core instance $i (instantiate $m))
+                (alias core export $i "m" (core memory $mem))
+                (func (export "f") (result {ty}) (canon lift (core func $i "f") (memory $mem))))"#
+        )
+    };
+    let at = |pointer: u32, length: u32| {
+        format!("(i32.store (i32.const 0) (i32.const {pointer})) (i32.store (i32.const 4) (i32.const {length}))")
+    };
+    let host = host();
+    for (store, ty) in [
+        (at(16, 3), "string"),
+        (at(4_000_000_000, 8), "string"),
+        (at(65_530, 100), "(list u8)"),
+        ("(i32.store (i32.const 0) (i32.const 9))".to_owned(), "(result u32 (error u32))"),
+    ] {
+        let function = host.function("liar").component_wat(lift(&store, ty)).load().await.unwrap();
+        let error = function.call::<serde_json::Value>("f", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::GuestAbi, "{ty}: {error:?}");
+    }
+}

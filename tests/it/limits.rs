@@ -1,0 +1,173 @@
+//! Each limit, with a guest that breaks it: the exact kind, in time, and the host goes on.
+
+use crate::support::{host, load, run, runner, text};
+use isopod::{ErrorKind, Limit, Limits, MIB, ms};
+use std::time::{Duration, Instant};
+
+const LOOP: &str = r#"(func (export "run") (loop $l (br $l)))"#;
+
+/// How much later than its deadline a call may end on a machine that is busy with other tests.
+const SLACK: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_loop_ends_at_the_deadline() {
+    let started = Instant::now();
+    let error = run(LOOP, Limits::default().deadline(ms(50))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+    assert!(error.usage().wall >= ms(50), "{}", error.usage());
+    assert!(error.usage().busy > Duration::ZERO);
+    assert!(started.elapsed() < ms(50) + SLACK + Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_looping_start_function_ends_at_the_deadline() {
+    let body = r#"(func $s (loop $l (br $l))) (start $s) (func (export "run"))"#;
+    let error = run(body, Limits::default().deadline(ms(30))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.usage().wall < ms(30) + SLACK, "{}", error.usage());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_time_is_bounded_apart_from_the_deadline() {
+    let error = run(LOOP, Limits::default().busy(ms(20))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("busy"), "{error}");
+    assert!(error.usage().busy >= ms(20));
+}
+
+#[tokio::test]
+async fn fuel_is_exact_and_repeatable() {
+    let first = run(LOOP, Limits::default().fuel(1_000_000)).await.unwrap_err();
+    assert_eq!(first.kind(), ErrorKind::OutOfFuel, "{first:?}");
+    let second = run(LOOP, Limits::default().fuel(1_000_000)).await.unwrap_err();
+    assert_eq!((first.usage().fuel, second.usage().fuel), (Some(1_000_000), Some(1_000_000)));
+    let small = run(r#"(func (export "run"))"#, Limits::default().fuel(1_000_000)).await.unwrap();
+    assert!(small.usage.fuel.is_some_and(|fuel| fuel < 100), "{:?}", small.usage);
+}
+
+#[tokio::test]
+async fn a_fuel_function_keeps_its_deadline() {
+    let error = run(LOOP, Limits::default().fuel(u64::MAX / 2).deadline(ms(50))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn memory_counts_all_memories_and_tables_together() {
+    // Two instances of a module, each with a memory of 40 pages of 64 KiB: one fits into 4 MiB, both do not.
+    let wat = r#"(component
+        (core module $m (memory (export "m") 40) (func (export "run")))
+        (core instance $a (instantiate $m))
+        (core instance $b (instantiate $m))
+        (func (export "run") (canon lift (core func $b "run"))))"#;
+    let host = host();
+    let function = load(host.function("two").component_wat(wat), Limits::default().memory(4 * MIB)).await;
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");
+    let function = load(host.function("two").component_wat(wat), Limits::default().memory(6 * MIB)).await;
+    assert_eq!(function.call::<()>("run", ()).await.unwrap().usage.peak_memory, 2 * 40 * 65536);
+}
+
+#[tokio::test]
+async fn growing_beyond_the_limit_fails_inside_the_guest_and_labels_its_end() {
+    let body = r#"(memory (export "m") 1)
+        (func (export "run") (if (i32.eq (memory.grow (i32.const 1000)) (i32.const -1)) (then unreachable)))"#;
+    let error = run(body, Limits::default().memory(MIB)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");
+    let body = r#"(table $t 1 funcref)
+        (func (export "run") (if (i32.eq (table.grow $t (ref.null func) (i32.const 10000)) (i32.const -1)) (then unreachable)))"#;
+    let error = run(body, Limits::default().memory(1024)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");
+}
+
+#[tokio::test]
+async fn deep_recursion_is_a_trap() {
+    let error = run(r#"(func $f (export "run") (call $f))"#, Limits::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Trapped, "{error:?}");
+    assert!(error.to_string().contains("stack"), "{error}");
+}
+
+#[tokio::test]
+async fn traps_say_where() {
+    let error =
+        run(r#"(func $inner unreachable) (func (export "run") (call $inner))"#, Limits::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Trapped);
+    assert!(error.guest_backtrace()[0].contains("inner"), "{:?}", error.guest_backtrace());
+}
+
+/// A guest that answers with `length` bytes, at an address of its choice.
+fn answers_with(length: u32) -> String {
+    format!(
+        r#"(component
+            (core module $m (memory (export "m") 200)
+                (func (export "f") (result i32)
+                    (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const {length})) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (alias core export $i "m" (core memory $mem))
+            (func (export "f") (result (list u8)) (canon lift (core func $i "f") (memory $mem))))"#
+    )
+}
+
+#[tokio::test]
+async fn a_result_beyond_the_output_limit_is_refused() {
+    let host = host();
+    for (length, limit, fits) in [(1_000, 1_000, true), (1_001, 1_000, false), (10_000_000, 4 * MIB, false)] {
+        let function =
+            load(host.function("f").component_wat(answers_with(length)), Limits::default().output(limit)).await;
+        let answer = function.call::<Vec<u8>>("f", ()).await;
+        match answer {
+            Ok(reply) => assert!(fits && reply.usage.bytes_out == u64::from(length), "{length} for {limit}"),
+            Err(error) => assert!(!fits && error.kind() == ErrorKind::OutputTooLarge, "{error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn arguments_beyond_the_input_limit_are_refused_before_the_guest_runs() {
+    let wat = r#"(component
+        (core module $m (memory (export "m") 200)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+            (func (export "f") (param i32 i32) unreachable))
+        (core instance $i (instantiate $m))
+        (alias core export $i "m" (core memory $mem))
+        (alias core export $i "realloc" (core func $realloc))
+        (func (export "f") (param "text" string) (canon lift (core func $i "f") (memory $mem) (realloc $realloc))))"#;
+    let function = load(host().function("f").component_wat(wat), Limits::default().input(10)).await;
+    let error = function.call::<()>("f", ("12345678901",)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input), "{error:?}");
+    let error = function.call::<()>("f", ("1234567890",)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Trapped, "the guest ran: {error:?}");
+    assert_eq!(error.usage().bytes_in, 10);
+}
+
+#[tokio::test]
+async fn the_line_is_bounded_and_says_when_to_return() {
+    let host = host();
+    let limits = Limits::default().concurrency(1).queue(1).queue_wait(ms(50)).deadline(ms(500));
+    let function = load(host.function("slow").component_wat(runner(LOOP)), limits).await;
+    let start = |function: &isopod::Function| {
+        let function = function.clone();
+        tokio::spawn(async move { function.call::<()>("run", ()).await.unwrap_err() })
+    };
+    let all = [start(&function), start(&function), start(&function)];
+    let mut kinds = Vec::new();
+    for one in all {
+        let error = one.await.unwrap();
+        assert_eq!(error.retry_after().is_some(), error.kind() == ErrorKind::Overloaded, "{error:?}");
+        kinds.push(error.kind());
+    }
+    // One had the seat to its deadline, one waited in vain, and the third found the line full.
+    assert_eq!(kinds.iter().filter(|kind| **kind == ErrorKind::Overloaded).count(), 2, "{kinds:?}");
+    assert_eq!(kinds.iter().filter(|kind| **kind == ErrorKind::TimedOut).count(), 1, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn hostile_text_is_tame_in_errors() {
+    // The name section is the guest's: control characters, text that turns around, and more of it than anyone wants.
+    let name = "\\1b[2J\\e2\\80\\ae".repeat(2_000);
+    let body = format!(r#"(func $evil (@name "{name}") unreachable) (func (export "run") (call $evil))"#);
+    let error = run(&body, Limits::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Trapped);
+    assert!(error.guest_backtrace()[0].contains("u{1b}"), "{:?}", error.guest_backtrace());
+    assert!(text(&error).len() <= 4096);
+    assert!(!text(&error).chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'));
+}

@@ -1,0 +1,8 @@
+//! The one integration-test binary: a module per subject, real components, public API only.
+
+mod bad_input;
+mod calls;
+mod guests;
+mod limits;
+mod support;
+mod tidy;

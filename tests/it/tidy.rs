@@ -1,0 +1,77 @@
+//! What rustc cannot check: layers, pure files, headers.
+
+use std::path::{Path, PathBuf};
+
+/// A row uses its own row and those above it in this list.
+const LAYERS: &[&[&str]] = &[
+    &["error", "denial", "limits", "usage", "clock", "blocking", "resource"],
+    &["bindings"],
+    &["capability"],
+    &["engine"],
+    &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
+];
+/// Decisions apart from I/O.
+const PURE: &[&str] =
+    &["engine/precheck.rs", "engine/budget.rs", "engine/schema.rs", "limits.rs", "denial.rs", "error.rs"];
+/// The only places that may name wasmtime: below these, and nowhere in the public API.
+const WASMTIME: &[&str] = &["engine/", "capability/", "bindings.rs", "typed.rs", "unstable.rs", "lib.rs"];
+
+fn sources() -> Vec<(String, String)> {
+    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, files) } else { files.push(path) }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files.retain(|path| path.extension().is_some_and(|ext| ext == "rs"));
+    let name = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+#[test]
+fn modules_use_only_what_is_below_them() {
+    for (name, text) in sources() {
+        let own = name.split(['/', '.']).next().unwrap();
+        if own == "lib" {
+            continue;
+        }
+        let own_layer = layer(own).unwrap_or_else(|| panic!("{name} has no layer"));
+        for (at, _) in text.match_indices("crate::") {
+            let used: String = text[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if let Some(used_layer) = layer(&used) {
+                assert!(used_layer <= own_layer, "{name} uses crate::{used}, which is above it");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_have_headers_and_pure_ones_are_pure() {
+    for (name, text) in sources() {
+        assert!(text.starts_with("//!") || name == "lib.rs", "{name} does not begin with what it is for");
+        if PURE.contains(&name.as_str()) {
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for word in ["tokio", "SystemTime::now", "Instant::now", "std::fs", "std::net"] {
+                assert!(!code.contains(word), "{name} is pure, yet it says {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn wasmtime_is_named_only_where_it_belongs() {
+    for (name, text) in sources() {
+        if WASMTIME.iter().any(|allowed| name.starts_with(allowed)) {
+            continue;
+        }
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        assert!(!code.contains("wasmtime::"), "{name} names wasmtime");
+    }
+}
