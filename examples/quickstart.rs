@@ -101,8 +101,10 @@ impl Scanned {
     }
 }
 
+type NamedFile = (PathBuf, String);
+
 /// The files to scan, each with its name for people, and notes about those that are left out.
-fn list_files(root: &Path) -> anyhow::Result<(Vec<(PathBuf, String)>, Vec<String>)> {
+fn list_files(root: &Path) -> anyhow::Result<(Vec<NamedFile>, Vec<String>)> {
     root.metadata().with_context(|| format!("{} cannot be scanned", root.display()))?;
     let (mut files, mut notes) = (Vec::new(), Vec::new());
     for entry in ignore::WalkBuilder::new(root).require_git(false).sort_by_file_name(Ord::cmp).build() {
@@ -183,7 +185,10 @@ async fn provoke(hostile: &Function, ledger: &Ledger) -> Vec<Attack> {
 // ---- What the calls used. The host tells the ledger about each.
 
 #[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<BTreeMap<String, Vec<(Usage, Option<ErrorKind>)>>>>);
+struct Ledger(Arc<Mutex<BTreeMap<String, Calls>>>);
+
+/// The receipts of one function's calls, and how those ended that failed.
+type Calls = Vec<(Usage, Option<ErrorKind>)>;
 
 impl Meter for Ledger {
     fn record(&self, receipt: &Receipt<'_>) {

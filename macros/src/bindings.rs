@@ -1,11 +1,17 @@
 //! Runs wasmtime's generator and makes its output fit: types and the code that finds exports stay, hidden where they are
 //! plumbing; host traits, linking and pre-instantiation go, since `imports` and isopod itself have their own.
+//!
+//! One thing is moved: the generator compares the types of an interface's functions each time an instance is made. Here
+//! it is done once, when the function is loaded: that is when a wrong component should be found, and a call is faster.
 
 use crate::world::{Model, World, camel_ident};
 use proc_macro2::Span;
-use quote::quote;
-use std::collections::HashSet;
-use syn::{Error, Expr, ImplItem, Item, ItemImpl, Result, Stmt, Type, Visibility, parse_quote};
+use quote::{ToTokens, quote};
+use std::collections::{HashMap, HashSet};
+use syn::{
+    AngleBracketedGenericArguments, Error, Expr, ExprMethodCall, ImplItem, Item, ItemImpl, Lit, Local, Pat, Result,
+    Stmt, Type, UnOp, Visibility, parse_quote,
+};
 use wasmtime_internal_wit_bindgen::{FunctionConfig, FunctionFilter, FunctionFlags, Opts};
 
 /// The generator's text.
@@ -136,6 +142,9 @@ fn keep_impl(item: &mut ItemImpl, depth: usize, traits: &HashSet<String>, names:
     if target == "LinkOptions" || (depth == 0 && target == names.pre) {
         return false;
     }
+    if target == "GuestIndices" || (depth == 0 && target == names.indices) {
+        check_once(item, model);
+    }
     let root = depth == 0 && target == names.world;
     if root {
         const OURS: &[&str] = &["instantiate", "instantiate_async", "new", "add_to_linker", "add_to_linker_imports"];
@@ -159,6 +168,86 @@ fn keep_impl(item: &mut ItemImpl, depth: usize, traits: &HashSet<String>, names:
         }
     }
     true
+}
+
+/// Moves type checks from `load`, which runs for each instance, to `new`, which runs once. What does not look as it is
+/// known to look stays as it is, and is right if slower.
+fn check_once(item: &mut ItemImpl, model: &Model<'_>) {
+    let isopod = model.isopod;
+    let wasmtime = quote!(#isopod::__private::wasmtime);
+    let checks: HashMap<String, AngleBracketedGenericArguments> = (locals(item, "load").into_iter())
+        .filter_map(|(name, local)| Some((name, typed_func(local)?.turbofish.clone()?)))
+        .collect();
+    let mut checked = HashSet::new();
+    for (name, local) in locals(item, "new") {
+        let (Some(signature), Some(init)) = (checks.get(&name), &mut local.init) else { continue };
+        if let Some(export) = looked_up(&init.expr) {
+            *init.expr = parse_quote! {{
+                let index = lookup(#export)?;
+                let item = _instance_pre.component().get_export(::core::option::Option::Some(&instance), #export);
+                let ::core::option::Option::Some((#wasmtime::component::types::ComponentItem::ComponentFunc(func), _)) = item else {
+                    return ::core::result::Result::Err(#wasmtime::format_err!("export `{}` is not a function", #export));
+                };
+                #wasmtime::error::Context::with_context(func.typecheck #signature (&_instance_pre.instance_type()), || {
+                    ::std::format!("type-checking export func `{}`", #export)
+                })?;
+                index
+            }};
+            checked.insert(name);
+        } else if init.expr.to_token_stream().to_string().contains("typecheck") {
+            checked.insert(name);
+        }
+    }
+    for (name, local) in locals(item, "load") {
+        if !checked.contains(&name) {
+            continue;
+        }
+        let Some(args) = typed_func(local).map(|call| call.args.clone()) else { continue };
+        if let Some(init) = &mut local.init {
+            *init.expr = parse_quote! {
+                _instance.get_func(#args).ok_or_else(|| #wasmtime::Error::msg("an export is gone that was there at load"))?
+            };
+        }
+    }
+}
+
+/// The `let name = ..;` of a method.
+fn locals<'a>(item: &'a mut ItemImpl, method: &str) -> Vec<(String, &'a mut Local)> {
+    let methods = item.items.iter_mut().filter_map(|member| match member {
+        ImplItem::Fn(member) if member.sig.ident == method => Some(member),
+        _ => None,
+    });
+    let statements = methods.flat_map(|method| &mut method.block.stmts);
+    let locals = statements.filter_map(|statement| match statement {
+        Stmt::Local(local) => match &local.pat {
+            Pat::Ident(pat) => Some((pat.ident.to_string(), local)),
+            _ => None,
+        },
+        _ => None,
+    });
+    locals.collect()
+}
+
+/// `get_typed_func` in `*_instance.get_typed_func::<..>(&mut store, &self.name)?.func()`.
+fn typed_func(local: &Local) -> Option<&ExprMethodCall> {
+    let Expr::Unary(outer) = &*local.init.as_ref()?.expr else { return None };
+    let (UnOp::Deref(_), Expr::MethodCall(func)) = (&outer.op, &*outer.expr) else { return None };
+    let Expr::Try(tried) = &*func.receiver else { return None };
+    let Expr::MethodCall(call) = &*tried.expr else { return None };
+    (func.method == "func" && call.method == "get_typed_func").then_some(call)
+}
+
+/// The name in `lookup("name")?`.
+fn looked_up(expr: &Expr) -> Option<String> {
+    let Expr::Try(tried) = expr else { return None };
+    let Expr::Call(call) = &*tried.expr else { return None };
+    match (&*call.func, call.args.first()?) {
+        (Expr::Path(path), Expr::Lit(lit)) if path.path.is_ident("lookup") => match &lit.lit {
+            Lit::Str(name) => Some(name.value()),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether a name is `Guest` and then an exported resource.

@@ -20,10 +20,8 @@ pub(crate) fn add_resources(model: &Model<'_>, bindings: &mut Bindings) -> Resul
             let def = &model.resolve.types[*resource];
             let name = camel_ident(def.name.as_deref().unwrap_or_default());
             let docs = def.docs.contents.iter().map(|docs| quote!(#[doc = #docs]));
-            let about = format!(
-                "\nA resource of the component's, good within its session. Whatever is left is dropped as the session ends; \
-                 [`drop`](Self::drop) does it sooner."
-            );
+            let about = "\nA resource of the component's, good within its session. Whatever is left is dropped as the session ends; \
+                 [`drop`](Self::drop) does it sooner.";
             let module = bindings.module(&group.path)?;
             module.retain(|item| !matches!(item, Item::Type(alias) if alias.ident == name));
             module.push(syn::parse_quote! {
@@ -247,7 +245,7 @@ fn resource(model: &Model<'_>, group: &Group<'_>, id: TypeId) -> TokenStream {
                 __core.kept.check(&mut *__core.port)?;
                 let (_, __store) = __core.port.parts();
                 let __result = __handle.resource_drop_async(__store).await;
-                __finish(&mut *__core.port, __result, |_| 0)
+                __finish(&mut *__core.port, &mut *__core.kept, __result, |_| 0)
             }
         }
     }
@@ -426,7 +424,7 @@ fn body(
         #check
         let (__world, __store) = __core.port.parts();
         let __result = #call;
-        let __value = __finish(&mut *__core.port, __result, |__value| #size)?;
+        let __value = __finish(&mut *__core.port, &mut *__kept, __result, |__value| #size)?;
         ::core::result::Result::Ok(#lifted)
     }
 }
@@ -467,12 +465,16 @@ fn support(model: &Model<'_>) -> TokenStream {
 
         fn __finish<R>(
             port: &mut dyn __Port,
+            kept: &mut __Kept,
             result: #wasmtime::Result<R>,
             size: impl ::core::ops::FnOnce(&R) -> u64,
         ) -> #isopod::Result<R> {
             match result {
                 ::core::result::Result::Ok(value) => port.count(size(&value)).map(|()| value),
-                ::core::result::Result::Err(error) => ::core::result::Result::Err(port.fail(error)),
+                ::core::result::Result::Err(error) => {
+                    kept.dead = true;
+                    ::core::result::Result::Err(port.fail(error))
+                }
             }
         }
 
@@ -501,6 +503,8 @@ fn support(model: &Model<'_>) -> TokenStream {
             raw: ::std::vec::Vec<#wasmtime::component::ResourceAny>,
             /// A resource of another session was used.
             strange: bool,
+            /// A call failed, and no further one can enter the instance: its resources go with it.
+            dead: bool,
         }
 
         impl __Kept {
@@ -540,6 +544,9 @@ fn support(model: &Model<'_>) -> TokenStream {
                 .session(async |session: &mut #isopod::__private::Session<'_, #world>| {
                     let mut kept = __Kept::default();
                     let value = body(&mut #session(__Core { port: &mut *session, kept: &mut kept })).await?;
+                    if kept.dead {
+                        return ::core::result::Result::Ok(value);
+                    }
                     while let ::core::option::Option::Some(raw) = kept.raw.pop() {
                         let (_, store) = session.parts();
                         let result = raw.resource_drop_async(store).await;

@@ -123,3 +123,13 @@ fn single_calls_have_no_resources_of_the_component() {
     assert!(function.contains("async fn count") && !function.contains("async fn make"));
     assert!(session.contains("async fn count") && session.contains("async fn make"));
 }
+
+/// The generator's code is rewritten by its looks: this is the test that fails when a new version looks otherwise.
+#[test]
+fn types_are_checked_once() {
+    let made = accepted(
+        "package a:b; interface i { resource r { constructor(a: string); } f: func(a: u8) -> string; } world w { export i; export g: func(); }",
+    );
+    assert!(!made.contains("get_typed_func"), "{made}");
+    assert_eq!(made.matches(". typecheck ::").count(), 3, "{made}");
+}

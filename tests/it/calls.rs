@@ -64,8 +64,11 @@ async fn a_thousand_calls_at_once_are_right_and_apart() {
     assert!(format!("{host:?}").contains("free_seats: 1000"), "{host:?}");
 }
 
+/// Whom a call was for, and how it ended.
+type Entry = (String, Option<ErrorKind>);
+
 #[derive(Clone, Default)]
-struct Book(Arc<Mutex<Vec<(String, Option<ErrorKind>)>>>);
+struct Book(Arc<Mutex<Vec<Entry>>>);
 
 impl Meter for Book {
     fn record(&self, receipt: &Receipt<'_>) {
@@ -89,7 +92,7 @@ async fn the_meter_is_told_once_per_call_however_it_ends() {
     .await;
     drop(call);
     let expected = [("good", None), ("bad", Some(ErrorKind::Trapped)), ("gone", Some(ErrorKind::Cancelled))];
-    let expected: Vec<_> = expected.map(|(tenant, kind)| (tenant.to_owned(), kind)).into();
+    let expected: Vec<Entry> = expected.map(|(tenant, kind)| (tenant.to_owned(), kind)).into();
     assert_eq!(*book.0.lock().unwrap(), expected);
 }
 
@@ -118,7 +121,7 @@ async fn dropped_and_trapping_calls_leave_nothing_behind() {
         std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx).is_pending())).await
     };
     let cycle = async |n: u64| {
-        if n % 20 == 0 {
+        if n.is_multiple_of(20) {
             function.call::<()>("trap", ()).await.unwrap_err();
         } else {
             assert_eq!(function.call::<u32>("count", ()).await.unwrap().value, 1);

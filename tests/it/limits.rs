@@ -171,3 +171,109 @@ async fn hostile_text_is_tame_in_errors() {
     assert!(text(&error).len() <= 4096);
     assert!(!text(&error).chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'));
 }
+
+/// A component that imports one interface of WASI 0.2 and calls one function of it in `run`, `times` over.
+fn calls_wasi(interface: &str, function: &str, ty: &str, lower: &str, params: &str, args: &str, times: u32) -> String {
+    format!(
+        r#"(component
+            (import "{interface}" (instance $w (export "{function}" (func {ty}))))
+            (core module $libc (memory (export "m") 100)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))
+            (core instance $libc (instantiate $libc))
+            (alias core export $libc "m" (core memory $mem))
+            (alias core export $libc "realloc" (core func $realloc))
+            (core func $f (canon lower (func $w "{function}") {lower}))
+            (core module $m (import "w" "f" (func $f {params}))
+                (func (export "run") (local $n i32)
+                    (loop $l {args} (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if $l (i32.lt_u (local.get $n) (i32.const {times}))))))
+            (core instance $w' (export "f" (func $f)))
+            (core instance $i (instantiate $m (with "w" (instance $w'))))
+            (func (export "run") (canon lift (core func $i "run"))))"#
+    )
+}
+
+fn clock(times: u32) -> String {
+    let now = "(call $f) drop";
+    calls_wasi("wasi:clocks/monotonic-clock@0.2.0", "now", "(result u64)", "", "(result i64)", now, times)
+}
+
+#[tokio::test]
+async fn host_calls_are_counted_and_bounded() {
+    let host = host();
+    for limits in [Limits::default(), Limits::default().fuel(50_000_000)] {
+        let function = load(host.function("f").component_wat(clock(100)), limits.clone().host_calls(100)).await;
+        assert_eq!(function.call::<()>("run", ()).await.unwrap().usage.host_calls, 100);
+        let function = load(host.function("f").component_wat(clock(101)), limits.clone().host_calls(100)).await;
+        let error = function.call::<()>("run", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::HostCalls), "{error:?}");
+        let endless = load(host.function("f").component_wat(clock(u32::MAX)), limits.host_calls(100)).await;
+        let error = endless.call::<()>("run", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::HostCalls), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn randomness_is_bounded_per_request_and_the_result_fits_the_transfer() {
+    let random = |bytes: u64| {
+        let args = format!("(call $f (i64.const {bytes}) (i32.const 0))");
+        let lower = "(memory $mem) (realloc $realloc)";
+        let ty = "(param \"len\" u64) (result (list u8))";
+        calls_wasi("wasi:random/random@0.2.0", "get-random-bytes", ty, lower, "(param i64 i32)", &args, 1)
+    };
+    let host = host();
+    let function = load(host.function("f").component_wat(random(1_000)), Limits::default().random_bytes(1_000)).await;
+    function.call::<()>("run", ()).await.unwrap();
+    let function = load(host.function("f").component_wat(random(1_001)), Limits::default().random_bytes(1_000)).await;
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Random), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_a_guest_passes_at_once_is_bounded() {
+    // A list of 1 000 000 bytes, passed to an import that takes bytes.
+    let wat = |bytes: u32| {
+        format!(
+            r#"(component
+            (import "sink" (func $sink (param "data" (list u8))))
+            (core module $libc (memory (export "m") 100))
+            (core instance $libc (instantiate $libc))
+            (alias core export $libc "m" (core memory $mem))
+            (core func $f (canon lower (func $sink) (memory $mem)))
+            (core module $m (import "w" "f" (func $f (param i32 i32)))
+                (func (export "run") (call $f (i32.const 0) (i32.const {bytes}))))
+            (core instance $w (export "f" (func $f)))
+            (core instance $i (instantiate $m (with "w" (instance $w))))
+            (func (export "run") (canon lift (core func $i "run"))))"#
+        )
+    };
+    for (bytes, kind) in [(1_000, ErrorKind::Denied), (5_000_000, ErrorKind::LimitExceeded(Limit::Transfer))] {
+        let function = load(host().function("f").component_wat(wat(bytes)).deny_at_call(), Limits::default()).await;
+        let error = function.call::<()>("run", ()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn handles_are_bounded() {
+    let wat = |count: u32| {
+        format!(
+            r#"(component
+            (type $r (resource (rep i32)))
+            (core func $new (canon resource.new $r))
+            (core module $m (import "w" "new" (func $new (param i32) (result i32)))
+                (func (export "run") (local $n i32)
+                    (loop $l (drop (call $new (i32.const 1))) (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if $l (i32.lt_u (local.get $n) (i32.const {count}))))))
+            (core instance $w (export "new" (func $new)))
+            (core instance $i (instantiate $m (with "w" (instance $w))))
+            (func (export "run") (canon lift (core func $i "run"))))"#
+        )
+    };
+    let host = host();
+    let limits = Limits::default().handles(50);
+    load(host.function("f").component_wat(wat(49)), limits.clone()).await.call::<()>("run", ()).await.unwrap();
+    let function = load(host.function("f").component_wat(wat(60)), limits).await;
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
+}

@@ -6,3 +6,4 @@ mod guests;
 mod limits;
 mod support;
 mod tidy;
+mod typed;
