@@ -81,8 +81,15 @@ fn host_trait(
             fn #name(&mut self, #(#params),*) -> impl ::core::future::Future<Output = #result> + ::core::marker::Send;
         }
     });
+    let what = match &group.key {
+        Some(key) => format!("`{key}`"),
+        None => format!("the functions that the world `{}` imports", model.name),
+    };
+    let message = format!("`{{Self}}` does not provide {what}");
+    let label = format!("what is given to `.imports(..)` has to implement the trait `{name}` that `world!` made of it");
     syn::parse_quote! {
         #[doc = #docs]
+        #[diagnostic::on_unimplemented(message = #message, label = #label)]
         pub trait #name: #supertraits {
             #(#methods)*
             #drop

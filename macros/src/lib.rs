@@ -116,7 +116,6 @@ fn expand(input: TokenStream) -> syn::Result<TokenStream> {
     let exports = exports::handles(&model)?;
     let module = format_ident!("__isopod_{}", world::snake(&model.name));
     Ok(quote! {
-        #[doc(hidden)]
         #[allow(
             warnings,
             missing_docs,
@@ -140,7 +139,6 @@ fn expand(input: TokenStream) -> syn::Result<TokenStream> {
             #exports
             #(#files)*
         }
-        #[doc(inline)]
         #[allow(unused_imports, unreachable_pub)]
         pub use #module::*;
     })

@@ -182,3 +182,94 @@ async fn short_export_names() {
     let names: Vec<_> = function.exports().iter().map(|export| export.name().to_owned()).collect();
     assert_eq!(names, ["isopod:function/handler@0.1.0#handle"]);
 }
+
+isopod::world!({
+    world: "needy",
+    inline: "package test:needy; world needy { import help: func(how: u32) -> u32; export run: func(how: u32) -> u32; }",
+});
+
+const NEEDY: &str = r#"(component
+    (import "help" (func $help (param "how" u32) (result u32)))
+    (core func $f (canon lower (func $help)))
+    (core module $m (import "w" "f" (func $f (param i32) (result i32)))
+        (func (export "run") (param i32) (result i32) (call $f (local.get 0))))
+    (core instance $w (export "f" (func $f)))
+    (core instance $i (instantiate $m (with "w" (instance $w))))
+    (func (export "run") (param "how" u32) (result u32) (canon lift (core func $i "run"))))"#;
+
+/// A host function with every fault an embedder's may have.
+#[derive(Clone)]
+struct Faulty {
+    panics_in_drop: bool,
+}
+
+impl NeedyImports for Faulty {
+    async fn help(&mut self, how: u32) -> u32 {
+        match how {
+            0 => 42,
+            1 => panic!("at once"),
+            2 => {
+                tokio::task::yield_now().await;
+                panic!("after a while \u{1b}[31m")
+            }
+            _ => {
+                tokio::time::sleep(ms(60_000)).await;
+                0
+            }
+        }
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        if self.panics_in_drop && !std::thread::panicking() {
+            panic!("in drop");
+        }
+    }
+}
+
+/// Host functions that panic, sleep for ever, or panic when they are dropped: each a typed end, and no slot lost. The
+/// pool has two slots, so that a leak would stop the third call.
+#[tokio::test]
+async fn faulty_host_functions_lose_nothing() {
+    let host = Host::builder().seats(2).build().unwrap();
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let rounds = if std::env::var_os("ISOPOD_LONG").is_some() { 10_000 } else { 200 };
+    for panics_in_drop in [false, true] {
+        let make = move || Faulty { panics_in_drop };
+        let function =
+            host.function("needy").component_wat(NEEDY).imports_with(make).load_typed::<Needy>().await.unwrap();
+        for n in 0..rounds {
+            match n % 4 {
+                0 => assert_eq!(function.run(0).await.unwrap().value, 42),
+                1 => {
+                    let error = function.run(1).await.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::HostPanic);
+                    assert!(error.to_string().contains("at once"), "{error}");
+                }
+                2 => {
+                    let error = function.run(2).await.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::HostPanic);
+                    assert!(!error.to_string().contains('\u{1b}'));
+                }
+                _ => assert_eq!(function.deadline(ms(1)).run(3).await.unwrap_err().kind(), ErrorKind::TimedOut),
+            }
+        }
+    }
+    std::panic::set_hook(quiet);
+    assert!(format!("{host:?}").contains("free_seats: 2"), "{host:?}");
+}
+
+/// A deadline also ends a call that only waits: nothing polls it but the ticker's alarm.
+#[tokio::test]
+async fn a_sleeping_host_function_ends_at_the_deadline() {
+    let make = || Faulty { panics_in_drop: false };
+    let limits = Limits::default().deadline(ms(30));
+    let builder = host().function("needy").component_wat(NEEDY).limits(limits);
+    let function = builder.imports_with(make).load_typed::<Needy>().await.unwrap();
+    let error = function.run(3).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.usage().wall >= ms(30) && error.usage().wall < ms(430), "{}", error.usage());
+    assert!(error.usage().busy < ms(30), "{}", error.usage());
+}

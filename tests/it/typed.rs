@@ -429,3 +429,89 @@ async fn resources_of_the_host_pass_through_exports() {
     }
     assert_eq!(dropped.0.load(Ordering::Relaxed), 0);
 }
+
+/// Worlds that need only compile: every place where a resource may stand, names that are keywords or clash, flags and
+/// resources of the world itself, and code that is strict about what it compiles.
+#[forbid(unsafe_code)]
+#[deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub, unused_qualifications)]
+mod strict {
+    mod names_and_resources {
+        isopod::world!({ inline: r#"
+            package acme:tricky@1.0.0;
+            interface res {
+                resource thing {
+                    constructor(a: option<thing>);
+                    get: func(t: list<thing>) -> tuple<thing, string>;
+                    %type: func();
+                    make: static func() -> result<thing, string>;
+                }
+                type things = list<thing>;
+                type name = string;
+                give: func(a: things, b: tuple<borrow<thing>, string>, n: name) -> option<thing>;
+                flags f { a, b }
+            }
+            interface both {
+                record r { a: u32, f: list<string> }
+                enum err { no, yes }
+                go: func(r: r) -> result<r, err>;
+            }
+            interface out {
+                use res.{thing};
+                use both.{r};
+                resource node {
+                    constructor(session: u32, t: borrow<thing>);
+                    new: static func() -> node;
+                    drop: func(n: option<borrow<node>>);
+                    child: func(a: own<node>, s: string) -> result<list<node>, node>;
+                    async-one: async func(a: list<string>, o: option<string>);
+                }
+                type nodes = list<node>;
+                use-all: func(a: thing, b: borrow<thing>, c: tuple<own<thing>, string, list<u8>>, d: nodes,
+                    e: option<tuple<node, list<string>>>, s: option<string>, r: r, l: list<r>) -> result<tuple<node, thing>, string>;
+                only-host: func(a: list<borrow<thing>>) -> list<thing>;
+                many: async func(a: option<string>, b: tuple<string, r>, c: result<string, u32>, d: list<node>,
+                    e: option<own<thing>>) -> node;
+                session: func();
+                clone: func();
+            }
+            interface clone { x: func(); }
+            world tricky {
+                flags rootflags { x, y, z }
+                resource rooted { constructor(); m: func() -> string; }
+                enum level { lo, hi }
+                import res;
+                import both;
+                import log: func(l: level, f: rootflags);
+                import inl: interface { record q { a: string } z: func(q: q) -> q; }
+                export out;
+                export both;
+                export clone;
+                export session: func(a: level) -> rootflags;
+                export tenant: func(s: string) -> option<string>;
+                export self-test: func(%self: u32, %world: string, store: list<string>, core: u8);
+                export clone: func();
+                export inl2: interface { record q { a: string } z: func(q: q) -> q; }
+            }
+        "# });
+    }
+
+    /// What of WASI is in the world is isopod's to provide; its plain types may be used.
+    mod wasi {
+        isopod::world!({ path: "guests/wit/http-p2", inline: "
+            package test:wasi;
+            interface files {
+                use wasi:clocks/wall-clock@0.2.12.{datetime};
+                use wasi:filesystem/types@0.2.12.{descriptor-stat};
+                when: func(d: descriptor-stat) -> datetime;
+            }
+            world files-only {
+                include wasi:cli/imports@0.2.12;
+                import files;
+                export files;
+                export wasi:cli/run@0.2.12;
+            }
+        " });
+
+        const _: () = assert!(<FilesOnly as isopod::__private::World>::IMPORTS.len() == 1);
+    }
+}
