@@ -4,14 +4,15 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// A handle that a guest holds to a value of the embedder's. What is behind it, the embedder keeps: see [`Resources`].
-pub struct Resource<T> {
+/// `R` is the type that `world!` made of the WIT resource.
+pub struct Resource<R> {
     rep: u32,
-    of: PhantomData<fn() -> T>,
+    of: PhantomData<fn() -> R>,
 }
 
-impl<T> Resource<T> {
+impl<R> Resource<R> {
     /// A handle with that number, which the embedder chooses.
-    pub fn new(rep: u32) -> Resource<T> {
+    pub fn new(rep: u32) -> Resource<R> {
         Resource { rep, of: PhantomData }
     }
 
@@ -21,13 +22,14 @@ impl<T> Resource<T> {
     }
 }
 
-impl<T> fmt::Debug for Resource<T> {
+impl<R> fmt::Debug for Resource<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Resource({})", self.rep)
     }
 }
 
-/// The values behind the handles of one call. A clone is empty, so that imports which hold one can be cloned for each
+/// The values behind the handles of one call. `R` in its methods is the type that `world!` made of the WIT resource, `T`
+/// the embedder's own type behind it. A clone is empty, so that imports which hold one can be cloned for each
 /// call. How many a guest may hold is bounded by [`Limits::handles`](crate::Limits::handles).
 pub struct Resources<T>(slab::Slab<T>);
 
@@ -45,23 +47,23 @@ impl<T> Clone for Resources<T> {
 
 impl<T> Resources<T> {
     /// Keeps a value, and gives the handle to pass to the guest.
-    pub fn insert(&mut self, value: T) -> Resource<T> {
+    pub fn insert<R>(&mut self, value: T) -> Resource<R> {
         // A call holds far fewer values than that: its handles are bounded.
         Resource::new(self.0.insert(value).try_into().unwrap_or(u32::MAX))
     }
 
     /// The value behind a handle.
-    pub fn get(&self, handle: &Resource<T>) -> Option<&T> {
+    pub fn get<R>(&self, handle: &Resource<R>) -> Option<&T> {
         self.0.get(handle.rep as usize)
     }
 
     /// The value behind a handle, to change it.
-    pub fn get_mut(&mut self, handle: &Resource<T>) -> Option<&mut T> {
+    pub fn get_mut<R>(&mut self, handle: &Resource<R>) -> Option<&mut T> {
         self.0.get_mut(handle.rep as usize)
     }
 
     /// Gives a value up, when the guest drops its handle.
-    pub fn remove(&mut self, handle: &Resource<T>) -> Option<T> {
+    pub fn remove<R>(&mut self, handle: &Resource<R>) -> Option<T> {
         self.0.try_remove(handle.rep as usize)
     }
 }

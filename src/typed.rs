@@ -150,6 +150,11 @@ impl<W: World> Session<'_, W> {
     }
 }
 
+/// The error for a mistake of the embedder's that only the generated code can see.
+pub fn misuse(text: &str) -> Error {
+    Error::new(ErrorKind::Misuse, text)
+}
+
 /// Bytes that a value has when it is passed: what input and output limits count.
 pub trait Size {
     /// The size of every value of the type, if all have the same.

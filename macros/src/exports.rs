@@ -242,7 +242,7 @@ fn resource(model: &Model<'_>, group: &Group<'_>, id: TypeId) -> TokenStream {
             pub async fn drop(self, session: &mut #session<'_>) -> #isopod::Result<()> {
                 let __core = session.0.reborrow();
                 let __handle = __core.kept.take(self.0);
-                __core.kept.check(&mut *__core.port)?;
+                __core.kept.check()?;
                 let (_, __store) = __core.port.parts();
                 let __result = __handle.resource_drop_async(__store).await;
                 __finish(&mut *__core.port, &mut *__core.kept, __result, |_| 0)
@@ -388,7 +388,7 @@ fn body(
         }
     }
     let guest = function.params.iter().any(|param| has_guest_resource(model, &param.ty));
-    let check = guest.then(|| quote!(__kept.check(&mut *__core.port)?;));
+    let check = guest.then(|| quote!(__kept.check()?;));
     let exports = match &group.key {
         Some(_) => {
             let accessor = format_ident!("{}", group.long);
@@ -525,11 +525,11 @@ fn support(model: &Model<'_>) -> TokenStream {
                 self.raw.retain(|other| *other != raw);
                 raw
             }
-            fn check(&mut self, port: &mut dyn __Port) -> #isopod::Result<()> {
+            fn check(&mut self) -> #isopod::Result<()> {
                 if ::core::mem::take(&mut self.strange) {
-                    return ::core::result::Result::Err(port.fail(#wasmtime::Error::msg(
+                    return ::core::result::Result::Err(#isopod::__private::misuse(
                         "a resource of one session was used in another; a resource lives as long as its session",
-                    )));
+                    ));
                 }
                 ::core::result::Result::Ok(())
             }

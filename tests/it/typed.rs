@@ -61,11 +61,11 @@ impl db::HostCursor for Rows {
     async fn new(&mut self, prefix: String) -> Resource<Cursor> {
         let mut rows = self.starting_with(&prefix);
         rows.reverse();
-        Resource::new(self.cursors.insert(rows).rep())
+        self.cursors.insert(rows)
     }
 
     async fn next(&mut self, cursor: Resource<Cursor>) -> Option<Row> {
-        self.cursors.get_mut(&Resource::new(cursor.rep()))?.pop()
+        self.cursors.get_mut(&cursor)?.pop()
     }
 
     async fn total(&mut self, prefix: String) -> u32 {
@@ -73,7 +73,7 @@ impl db::HostCursor for Rows {
     }
 
     async fn drop(&mut self, cursor: Resource<Cursor>) {
-        assert!(self.cursors.remove(&Resource::new(cursor.rep())).is_some());
+        assert!(self.cursors.remove(&cursor).is_some());
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
