@@ -61,6 +61,9 @@ impl Bare {
     }
 }
 
+/// A name, and one call.
+type Case<'a> = (&'a str, Box<dyn FnMut() + 'a>);
+
 /// How long one sample of a case goes on, and how many are taken of each.
 const SAMPLE: Duration = Duration::from_millis(3);
 const SAMPLES: usize = 400;
@@ -94,7 +97,7 @@ fn main() {
     let dynamic: Function = runtime.block_on(host.function("echo").component_wat(ECHO).load()).unwrap();
     let typed = runtime.block_on(host.function("echo").component_wat(ECHO).load_typed::<Echo>()).unwrap();
     let data = vec![7u8; 64];
-    let mut cases: Vec<(&str, Box<dyn FnMut() + '_>)> = vec![
+    let mut cases: Vec<Case<'_>> = vec![
         ("bare, sync, no metering", Box::new(|| drop(bare.sync(&data)))),
         ("bare, async, epoch yields", Box::new(|| drop(futures_now(epochs.yielding(&data))))),
         ("isopod, typed", Box::new(|| drop(futures_now(typed.echo(&data)).unwrap()))),
