@@ -233,7 +233,7 @@ impl Ending<'_> {
             End::Deadline => Err(Error::new(
                 ErrorKind::TimedOut,
                 format!(
-                    "it did not end within its deadline of {:?} (busy {:?}); raise `Limits::deadline` or give it less to do",
+                    "it did not end within its deadline of {:?} (busy {:.1?}); raise `Limits::deadline` or give it less to do",
                     self.options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline)),
                     self.watch.busy(),
                 ),
