@@ -135,7 +135,8 @@ fn config(flavour: Flavour) -> Config {
         .wasm_function_references(false)
         .wasm_exceptions(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // Composed components pass values between the memories of their parts: wasmtime 48 panics on them without it.
+        .wasm_multi_memory(true)
         .wasm_relaxed_simd(false)
         .wasm_wide_arithmetic(false)
         .wasm_backtrace_max_frames(Some(BACKTRACE))
