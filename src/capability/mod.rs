@@ -148,6 +148,45 @@ fn link_powerless<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchrono
     Ok(())
 }
 
+/// The standard interfaces that are not granted yet: for their resource types, which other interfaces share. Whoever links
+/// these replaces every function by a denial.
+pub(crate) fn link_types_of_denied<T: WasiView + WasiHttpView>(
+    linker: &mut Linker<T>,
+    asynchronous: bool,
+) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::sockets;
+    use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
+    sockets::network::add_to_linker::<T, WasiSockets>(linker, &Default::default(), T::sockets)?;
+    sockets::instance_network::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
+    sockets::tcp::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
+    sockets::udp::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
+    sockets::udp_create_socket::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
+    wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<T, WasiHttp>(linker, T::http)?;
+    if asynchronous {
+        wasmtime_wasi::p3::sockets::add_to_linker(linker)?;
+        wasmtime_wasi_http::p3::bindings::http::client::add_to_linker::<T, WasiHttp>(linker, T::http)?;
+    }
+    Ok(())
+}
+
+/// The name under which [`link_types_of_denied`] has the interface: the versions that wasmtime 48 provides. Were one wrong,
+/// the call would reach wasmtime's own implementation, which is given no network and refuses as well.
+pub(crate) fn linked_name(import: &str) -> String {
+    match import.split_once('@') {
+        Some((name, version)) if version.starts_with("0.2.") => format!("{name}@0.2.12"),
+        Some((name, version)) if version.starts_with("0.3.") => format!("{name}@0.3.0"),
+        _ => import.to_owned(),
+    }
+}
+
+/// Whether [`link_types_of_denied`] has the interface.
+pub(crate) fn is_denied_standard(import: &str) -> bool {
+    let name = import.split_once('@').map_or(import, |(name, _)| name);
+    name.starts_with("wasi:sockets/") || matches!(name, "wasi:http/outgoing-handler" | "wasi:http/client")
+}
+
 /// Interfaces that [`link`] provides, without their versions. What a component imports beyond these needs a grant.
 const LINKED: &[&str] = &[
     "wasi:io/error",

@@ -35,6 +35,10 @@ pub(crate) fn wire(
     }
     let mut linker = engine.linker.clone();
     link(&mut linker).map_err(|e| wrong_import(&e))?;
+    if missing.iter().any(|(name, _)| capability::is_denied_standard(name)) {
+        linker.allow_shadowing(true);
+        capability::link_types_of_denied(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
+    }
     for (name, item) in &missing {
         deny(&mut linker, engine, name, item).map_err(|e| wrong_import(&e))?;
     }
@@ -80,7 +84,9 @@ fn same_track(provided: &str, imported: &str) -> bool {
 fn deny(linker: &mut Linker<State>, engine: &Engine, name: &str, item: &ComponentItem) -> wasmtime::Result<()> {
     match item {
         ComponentItem::ComponentInstance(instance) => {
-            let mut inside = linker.instance(name)?;
+            let linked =
+                if capability::is_denied_standard(name) { capability::linked_name(name) } else { name.to_owned() };
+            let mut inside = linker.instance(&linked)?;
             for (member, item) in instance.exports(&engine.wasmtime) {
                 deny_member(&mut inside, Some(name), member, &item.ty)?;
             }
@@ -102,6 +108,8 @@ fn deny_member(
             let allow = capability::how_to_grant(interface.unwrap_or(member));
             deny_function(linker, member, ty, capability, allow)
         }
+        // Already there, and the same type as in the interfaces that share it.
+        ComponentItem::Resource(_) if interface.is_some_and(capability::is_denied_standard) => Ok(()),
         ComponentItem::Resource(_) => linker.resource(member, ResourceType::host::<Refused>(), |_, _| Ok(())),
         // Types need no definition; what else a component could import, `instantiate_pre` refuses by name.
         _ => Ok(()),

@@ -149,3 +149,31 @@ async fn guests_that_break_the_abi() {
         assert_eq!(error.kind(), ErrorKind::GuestAbi, "{ty}: {error:?}");
     }
 }
+
+/// Sockets share the type of a pollable with `wasi:io`, which is linked for everybody: a denied interface must have the
+/// same one. And its functions are denied, not merely without effect.
+#[tokio::test]
+async fn denied_standard_interfaces_share_their_types() {
+    let wat = r#"(component
+        (import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
+        (alias export $poll "pollable" (type $pollable))
+        (import "wasi:sockets/tcp@0.2.0" (instance $tcp
+            (alias outer 1 $pollable (type $p))
+            (export "pollable" (type (eq $p)))
+            (export "tcp-socket" (type (sub resource)))))
+        (import "wasi:sockets/network@0.2.0" (instance $network (export "network" (type (sub resource)))))
+        (alias export $network "network" (type $network-type))
+        (import "wasi:sockets/instance-network@0.2.0" (instance $net
+            (alias outer 1 $network-type (type $t))
+            (export "network" (type $n (eq $t)))
+            (export "instance-network" (func (result (own $n))))))
+        (core func $f (canon lower (func $net "instance-network")))
+        (core module $m (import "w" "f" (func $f (result i32))) (func (export "run") (drop (call $f))))
+        (core instance $w (export "f" (func $f)))
+        (core instance $i (instantiate $m (with "w" (instance $w))))
+        (func (export "run") (canon lift (core func $i "run"))))"#;
+    let function = host().function("net").component_wat(wat).deny_at_call().load().await.unwrap();
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert_eq!(error.denials()[0].capability(), "wasi:sockets/instance-network@0.2.0#instance-network");
+}
