@@ -137,7 +137,15 @@ async fn dropped_and_trapping_calls_leave_nothing_behind() {
     for _ in 0..rounds / 100 {
         assert!(poll_once_and_drop().await);
     }
-    let after = resident();
+    // Other tests of this process come and go: what counts is that it comes back.
+    let mut after = resident();
+    for _ in 0..200 {
+        if after < before + 32 * 1024 {
+            break;
+        }
+        tokio::time::sleep(ms(50)).await;
+        after = resident();
+    }
     assert!(after < before + 32 * 1024, "{before} KiB, then {after} KiB");
     assert!(format!("{host:?}").contains("free_seats: 4"), "{host:?}");
 }
