@@ -5,6 +5,7 @@
 
 use crate::clock::{Clock, Nanos};
 use crate::engine::pool::Lease;
+use crate::engine::state::guarded;
 use crate::engine::ticker::{Alarm, Until};
 use crate::engine::trap::{self, Fault};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +16,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::SemaphorePermit;
@@ -76,13 +77,14 @@ pub(crate) async fn run<R>(
         told: false,
     };
     let lease = &mut call.lease;
+    let halt = lease.store.data().halt.clone();
     let end = {
-        let work = pin!(async move {
+        let work = pin!(Some(async move {
             lease.start(&function.blueprint).await?;
             work(lease).await
-        });
-        Bounded { work, watch: &watch, clock: &host.clock, deadline, busy: limits.busy, alarm: host.ticker.alarm() }
-            .await
+        }));
+        let (clock, busy, alarm) = (&host.clock, limits.busy, host.ticker.alarm());
+        Bounded { work, watch: &watch, clock, deadline, busy, halt, alarm }.await
     };
     call.settle(end)
 }
@@ -170,16 +172,20 @@ enum End<R> {
     Done(Result<R, Fault>),
     Deadline,
     Busy,
+    /// A host function said so; the state has the reason.
+    Halted,
     Panicked(Box<dyn Any + Send>),
 }
 
 /// Polls the work, keeps the time, and stops it when its time is up.
 struct Bounded<'a, W> {
-    work: Pin<&'a mut W>,
+    /// There until it is dropped.
+    work: Pin<&'a mut Option<W>>,
     watch: &'a Watch,
     clock: &'a Clock,
     deadline: Nanos,
     busy: Duration,
+    halt: Option<Arc<AtomicBool>>,
     alarm: Alarm<'a>,
 }
 
@@ -191,8 +197,9 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
         if this.alarm.is_set() {
             this.watch.resume(this.clock.now());
         }
+        let Some(work) = this.work.as_mut().as_pin_mut() else { return Poll::Pending };
         // Host functions are foreign code; after a panic the work is only dropped, never polled again.
-        let polled = catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| work.poll(cx)));
         let now = this.clock.now();
         let busy = this.watch.pause(now);
         match polled {
@@ -200,11 +207,21 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
             Ok(_) if now >= this.deadline => Poll::Ready(End::Deadline),
             Ok(Poll::Ready(result)) => Poll::Ready(End::Done(result)),
             Ok(Poll::Pending) if busy >= this.busy => Poll::Ready(End::Busy),
+            Ok(Poll::Pending) if this.halt.as_ref().is_some_and(|halt| halt.load(Ordering::Relaxed)) => {
+                Poll::Ready(End::Halted)
+            }
             Ok(Poll::Pending) => {
                 this.alarm.set(this.deadline, cx);
                 Poll::Pending
             }
         }
+    }
+}
+
+impl<W> Drop for Bounded<'_, W> {
+    /// What a host function was in the middle of is dropped here, and may panic as well.
+    fn drop(&mut self) {
+        guarded("a host function that was given up", || self.work.set(None));
     }
 }
 
@@ -224,20 +241,23 @@ impl Ending<'_> {
         let limits = &self.function.blueprint.limits;
         let state = self.lease.store.data();
         let result = match end {
-            End::Done(Ok(value)) => match state.stop {
-                None => Ok(value),
-                Some(stop) => Err(trap::stopped(stop, limits)),
-            },
+            // Whatever the guest did after it was to stop does not count.
+            End::Done(Ok(_)) | End::Halted if let Some(stop) = state.stop => Err(trap::stopped(stop, limits)),
+            End::Done(Ok(value)) => Ok(value),
             End::Done(Err(Fault::Wasm(error))) => Err(trap::explain(&error, state, limits)),
             End::Done(Err(Fault::Own(error))) => Err(error),
-            End::Deadline => Err(Error::new(
-                ErrorKind::TimedOut,
-                format!(
-                    "it did not end within its deadline of {:?} (busy {:.1?}); raise `Limits::deadline` or give it less to do",
-                    self.options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline)),
-                    self.watch.busy(),
-                ),
-            )),
+            End::Halted => Err(Error::new(ErrorKind::Internal, "it was stopped without a reason; please report this")),
+            End::Deadline => {
+                let (deadline, knob) = match self.options.deadline {
+                    Some(narrower) if narrower < limits.deadline => (narrower, "the handle's `deadline`"),
+                    _ => (limits.deadline, "`Limits::deadline`"),
+                };
+                let busy = self.watch.busy();
+                let text = format!(
+                    "it did not end within its deadline of {deadline:?} (busy {busy:.1?}); raise {knob} or give it less to do"
+                );
+                Err(Error::new(ErrorKind::TimedOut, text))
+            }
             End::Busy => Err(Error::new(
                 ErrorKind::TimedOut,
                 format!(
@@ -264,13 +284,14 @@ impl Ending<'_> {
         let fuel = self.lease.fuel_used();
         let state = self.lease.store.data_mut();
         let (output, log_dropped) = state.take_output();
+        let (bytes_in, bytes_out) = state.traffic();
         let usage = Usage {
             wall: self.watch.last().since(self.watch.started),
             busy: self.watch.busy(),
             fuel,
             peak_memory: state.budget.peak,
-            bytes_in: state.bytes_in,
-            bytes_out: state.bytes_out,
+            bytes_in,
+            bytes_out,
             host_calls: state.host_calls,
             log_bytes: (output.stdout.len() + output.stderr.len()) as u64,
             log_dropped,
@@ -351,7 +372,6 @@ fn panic_text(payload: Box<dyn Any + Send>) -> String {
         (_, Some(text)) => text.clone(),
         _ => "with a value that is not text".to_owned(),
     };
-    // A payload's destructor is foreign code too.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+    guarded("a panic's payload", || drop(payload));
     text
 }

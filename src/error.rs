@@ -35,7 +35,8 @@ pub enum ErrorKind {
     InvalidComponent,
     /// The component is larger or more deeply nested than the load limits allow. Raised by loading.
     TooComplex,
-    /// The component imports something that was not granted. Raised by loading; the message lists all such imports.
+    /// The component imports something that was not granted. Raised by loading; the message lists all such imports, and
+    /// so does [`Error::denials`], each with how to grant it.
     UngrantedImport,
     /// The component has no such export, or it has another type than the one asked for.
     WrongExport,
@@ -51,7 +52,8 @@ pub enum ErrorKind {
     OutOfFuel,
     /// The deadline passed, or the busy time was used up.
     TimedOut,
-    /// The guest asked for more memory than its limit and could not go on without it.
+    /// The guest asked for more memory than its limit and could not go on without it. Raised by loading too, for a
+    /// component that would start with more.
     OutOfMemory,
     /// The result is larger than the output limit.
     OutputTooLarge,
@@ -85,8 +87,6 @@ pub enum Limit {
     HostCalls,
     /// Bytes of one request for randomness.
     Random,
-    /// Tables, memories or instances of one call.
-    Instances,
 }
 
 impl fmt::Display for Limit {
@@ -97,7 +97,6 @@ impl fmt::Display for Limit {
             Limit::Handles => "handles",
             Limit::HostCalls => "host_calls",
             Limit::Random => "random_bytes",
-            Limit::Instances => "instances",
         })
     }
 }
@@ -165,6 +164,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn denying(mut self, denials: Vec<Denial>) -> Error {
+        self.0.denials = denials;
+        self
+    }
+
     pub(crate) fn retry_in(mut self, delay: Duration) -> Error {
         self.0.retry_after = Some(delay);
         self
@@ -185,7 +189,7 @@ impl Error {
         self.0.usage.unwrap_or_default()
     }
 
-    /// What the guest was refused during the call.
+    /// What the guest was refused during the call; with [`ErrorKind::UngrantedImport`], the imports.
     pub fn denials(&self) -> &[Denial] {
         &self.0.denials
     }

@@ -338,7 +338,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let host = self.host.0;
         let flavour = Flavour { asynchronous: facts.asynchronous, fuel: limits.fuel.is_some() };
         let engine = host.engines.get(flavour, &host.ticker)?;
-        let component = engine::compile(&engine, &bytes)?;
+        let component = engine::compile(&engine, &bytes, &limits)?;
         let imported = linker::imports(&component, &engine);
         let bound = Bound::bind(&self.grants, &imported, limits.random)?;
         let linker = linker::wire(&engine, &component, provided, link, self.deny_at_call)?;
@@ -393,6 +393,10 @@ impl Source {
                         &e,
                     )
                 };
+                // Opening a pipe would wait for somebody to write to it.
+                if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
+                    return Err(Error::new(ErrorKind::InvalidComponent, format!("{} is not a file", path.display())));
+                }
                 let mut bytes = Vec::new();
                 let file = std::fs::File::open(&path).map_err(unreadable)?;
                 file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;

@@ -50,7 +50,11 @@ impl Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("free_seats", &self.0.seats.available_permits()).finish_non_exhaustive()
+        let host = &self.0;
+        f.debug_struct("Host")
+            .field("free_seats", &host.seats.available_permits())
+            .field("ticking", &!host.ticker.is_asleep())
+            .finish_non_exhaustive()
     }
 }
 

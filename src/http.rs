@@ -5,19 +5,19 @@
 //! call. The body ends when the guest has ended, so that an error after the response's head is still seen.
 
 use crate::call::{self, CallOptions};
-use crate::engine::http::{GuestBody, HttpError, serve};
+use crate::engine::http::{Flow, GuestBody, HttpError, serve};
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::function::{Function, Kind};
-use crate::usage::{Reply, Usage};
+use crate::usage::Reply;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 /// A call that goes on while its response is read.
@@ -27,7 +27,7 @@ impl Function {
     /// Hands a request to a function of kind [`Http`](Kind::Http), and gives its response as soon as the head of it
     /// is there. A request without a host is for `localhost`.
     ///
-    /// Read the response's body to its end: that drives the guest. The call's receipt is then in [`Body::usage`].
+    /// Read the response's body to its end: that drives the guest. The call's receipt is then in [`Body::reply`].
     ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] for a function of another kind, [`ErrorKind::Exited`] for a guest that gave no
@@ -39,13 +39,13 @@ impl Function {
     {
         self.require(Kind::Http, "http", "wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3")?;
         let limits = &self.inner().blueprint.limits;
-        let flow = Arc::new(Flow { max_in: limits.input, max_out: limits.output, ..Flow::default() });
+        let flow = Arc::new(Flow::default());
         let (mut parts, body) = request.into_parts();
         if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
             parts.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
         }
-        let request =
-            Request::from_parts(parts, Inflow { body: Box::pin(body), flow: Arc::clone(&flow) }.boxed_unsync());
+        let inflow = Inflow { body: Box::pin(body), flow: Arc::clone(&flow), limit: limits.input };
+        let request = Request::from_parts(parts, inflow.boxed_unsync());
         let (head, mut response) = oneshot::channel();
         let (read, was_read) = oneshot::channel();
         let function = self.clone();
@@ -53,12 +53,10 @@ impl Function {
         let mut running: Running = Box::pin(async move {
             let inner = function.inner();
             call::run(inner, function.options(), None, async |lease| {
+                lease.store.data_mut().flow = Some(Arc::clone(&counted));
                 let served = serve(lease, &inner.blueprint, request, head, was_read).await;
-                let state = lease.store.data_mut();
-                state.bytes_in = counted.read.load(Ordering::Relaxed);
-                state.bytes_out = counted.written.load(Ordering::Relaxed);
-                match counted.exceeded.load(Ordering::Relaxed) {
-                    true => Err(too_much_input(counted.max_in).into()),
+                match counted.cut.load(Ordering::Relaxed) {
+                    true => Err(too_much_input(inner.blueprint.limits.input).into()),
                     false => served,
                 }
             })
@@ -86,11 +84,11 @@ impl Function {
         &self,
         response: Response<GuestBody>,
         running: Running,
-        read: oneshot::Sender<()>,
+        read: oneshot::Sender<Result<()>>,
         flow: Arc<Flow>,
     ) -> Response<Body> {
-        let function = Arc::clone(self.shared_name());
-        response.map(|body| Body { body, running: Some(running), read: Some(read), flow, usage: None, function })
+        let limit = self.inner().blueprint.limits.output;
+        response.map(|body| Body { body, running: Some(running), read: Some(read), flow, limit, ended: None })
     }
 
     fn no_response(&self, ended: Result<Reply<()>>) -> Error {
@@ -106,20 +104,11 @@ fn too_much_input(limit: u64) -> Error {
     )
 }
 
-/// Bytes of both bodies of one exchange.
-#[derive(Default)]
-struct Flow {
-    read: AtomicU64,
-    written: AtomicU64,
-    max_in: u64,
-    max_out: u64,
-    exceeded: std::sync::atomic::AtomicBool,
-}
-
 /// The request's body, counted, as the guest reads it.
 struct Inflow<B> {
     body: Pin<Box<B>>,
     flow: Arc<Flow>,
+    limit: u64,
 }
 
 impl<B> http_body::Body for Inflow<B>
@@ -131,13 +120,13 @@ where
     type Error = HttpError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        let frame = std::task::ready!(self.body.as_mut().poll_frame(cx));
+        let frame = ready!(self.body.as_mut().poll_frame(cx));
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(|e| HttpError::InternalError(Some(e.to_string())));
         let bytes = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
         let total = self.flow.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if total > self.flow.max_in {
-            self.flow.exceeded.store(true, Ordering::Relaxed);
+        if total > self.limit {
+            self.flow.cut.store(true, Ordering::Relaxed);
             return Poll::Ready(Some(Err(HttpError::HttpRequestBodySize(Some(total)))));
         }
         Poll::Ready(Some(frame))
@@ -156,23 +145,25 @@ where
 pub struct Body {
     body: GuestBody,
     running: Option<Running>,
-    /// Tells the call that the body was read to its end.
-    read: Option<oneshot::Sender<()>>,
+    /// Tells the call that the body was read to its end, or why nobody reads on.
+    read: Option<oneshot::Sender<Result<()>>>,
     flow: Arc<Flow>,
-    usage: Option<Usage>,
-    function: Arc<str>,
+    limit: u64,
+    ended: Option<Reply<()>>,
 }
 
 impl Body {
-    /// The call's receipt, once the body was read to its end.
-    pub fn usage(&self) -> Option<Usage> {
-        self.usage
+    /// The call's receipt, with what the guest wrote and was refused, once the body was read to its end. A call that
+    /// failed has its receipt in the error.
+    pub fn reply(&self) -> Option<&Reply<()>> {
+        self.ended.as_ref()
     }
 
     /// Reads the body to its end. Trailers are read and dropped.
     ///
     /// # Errors
-    /// What ended the call, had it not ended well.
+    /// [`ErrorKind::OutputTooLarge`], [`ErrorKind::Exited`] for a guest that broke its response off, or whatever else
+    /// ended the call.
     pub async fn bytes(mut self) -> Result<Reply<Bytes>> {
         let mut all = bytes::BytesMut::new();
         while let Some(frame) = self.frame().await {
@@ -180,20 +171,38 @@ impl Body {
                 all.extend_from_slice(&data);
             }
         }
-        let usage = self.usage.unwrap_or_default();
-        Ok(Reply { value: all.freeze(), usage, denials: Vec::new(), output: Default::default() })
+        let ended = self.ended.ok_or_else(|| Error::new(ErrorKind::Internal, "a body ended before its call did"))?;
+        Ok(ended.map(|()| all.freeze()))
     }
 
-    /// Drives the call; notes its receipt, or says why it failed.
-    fn drive(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let Poll::Ready(ended) = running.as_mut().poll(cx) else { return Ok(()) };
-        self.running = None;
-        self.usage = Some(match &ended {
-            Ok(reply) => reply.usage,
-            Err(error) => error.usage(),
-        });
-        ended.map(drop)
+    /// Ends the reading, and with it the call: well, or as that error.
+    fn finish(&mut self, reason: Result<()>) {
+        if let Some(read) = self.read.take() {
+            // A call that is over has its own reason.
+            let _ = read.send(reason);
+        }
+    }
+
+    /// The next frame of the body while there is one and it is allowed.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        let reason = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let total = self.flow.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                if total <= self.limit {
+                    return Poll::Ready(Some(frame));
+                }
+                let text =
+                    format!("its response has more than {} bytes; raise `Limits::output` if that is right", self.limit);
+                Err(Error::new(ErrorKind::OutputTooLarge, text))
+            }
+            Some(Err(error)) => {
+                Err(Error::new(ErrorKind::Exited, "the guest broke its response off").because([error.to_string()]))
+            }
+            None => Ok(()),
+        };
+        self.finish(reason);
+        Poll::Ready(None)
     }
 }
 
@@ -203,44 +212,25 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        if let Err(error) = this.drive(cx) {
-            return Poll::Ready(Some(Err(error)));
-        }
-        if this.read.is_none() {
-            // The body was read; only the call's own end is awaited.
-            return if this.running.is_some() { Poll::Pending } else { Poll::Ready(None) };
-        }
-        match std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                let total = this.flow.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                if total > this.flow.max_out {
-                    this.running = None;
-                    this.read = None;
-                    let text = format!(
-                        "its response has more than {} bytes; raise `Limits::output` if that is right",
-                        this.flow.max_out
-                    );
-                    return Poll::Ready(Some(Err(Error::new(ErrorKind::OutputTooLarge, text).of(&this.function))));
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
+        loop {
+            if let Some(running) = &mut this.running
+                && let Poll::Ready(ended) = running.as_mut().poll(cx)
+            {
                 this.running = None;
-                this.read = None;
-                let error =
-                    Error::new(ErrorKind::Exited, "the guest broke its response off").because([error.to_string()]);
-                Poll::Ready(Some(Err(error.of(&this.function))))
+                match ended {
+                    Ok(reply) => this.ended = Some(reply),
+                    Err(error) => {
+                        this.read = None;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
             }
-            None => {
-                if let Some(read) = this.read.take() {
-                    let _ = read.send(());
-                }
-                match this.drive(cx) {
-                    Err(error) => Poll::Ready(Some(Err(error))),
-                    Ok(()) if this.running.is_some() => Poll::Pending,
-                    Ok(()) => Poll::Ready(None),
-                }
+            if this.read.is_none() {
+                // The body was read; only the call's own end is awaited.
+                return if this.running.is_some() { Poll::Pending } else { Poll::Ready(None) };
+            }
+            if let Some(frame) = ready!(this.poll_body(cx)) {
+                return Poll::Ready(Some(Ok(frame)));
             }
         }
     }
@@ -248,6 +238,6 @@ impl http_body::Body for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("function", &self.function).field("usage", &self.usage).finish_non_exhaustive()
+        f.debug_struct("Body").field("ended", &self.ended.is_some()).finish_non_exhaustive()
     }
 }

@@ -38,6 +38,7 @@ pub use error::{Error, ErrorKind, Limit, Result};
 pub use event::{Event, Handled, Unhandled};
 pub use function::{Function, FunctionBuilder, Kind};
 pub use host::{Host, HostBuilder};
+#[doc = include_str!("guide/world.md")]
 pub use isopod_macros::world;
 pub use limits::{KIB, Limits, LoadLimits, MIB, Trust, UNLIMITED, ms};
 pub use resource::{Resource, Resources};

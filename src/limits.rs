@@ -149,8 +149,8 @@ impl Limits {
         self
     }
 
-    /// Host calls that a call may make. Default 100 000. A guest that goes beyond is stopped at its next tick, or
-    /// runs on to the end of its fuel; whatever it answers until then is discarded.
+    /// Host calls that a call may make. Default 100 000. A guest that goes beyond is stopped when it next gives way: at
+    /// the next tick, or within 100 000 units of fuel. Whatever it answers until then is discarded.
     pub fn host_calls(mut self, count: u64) -> Limits {
         self.host_calls = count;
         self
@@ -348,7 +348,7 @@ impl LoadLimits {
         self
     }
 
-    /// Core functions in all core modules together.
+    /// Core functions, core imports and globals, in all core modules together.
     pub fn functions(mut self, count: u32) -> LoadLimits {
         self.functions = count;
         self

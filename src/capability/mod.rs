@@ -225,13 +225,13 @@ pub(crate) fn is_linked(import: &str) -> bool {
 /// How to let a component have an import that is not linked for everybody: the line of code that grants it.
 pub(crate) fn how_to_grant(import: &str) -> String {
     if import.starts_with("wasi:sockets/") || import.starts_with("wasi:http/") {
-        return "isopod has no grant for the network yet; `.deny_at_call()` lets the component load, and a call that tries it ends as Denied".into();
+        return "isopod has no grant for the network yet".into();
     }
     if import.starts_with("wasi:") {
-        return "isopod does not provide this interface; rebuild the component for WASI 0.2 or 0.3, or `.deny_at_call()`".into();
+        return "isopod does not provide this interface; rebuild the component for WASI 0.2 or 0.3".into();
     }
     let kind = if import.contains('/') { "interface" } else { "function" };
-    format!("`.imports(..)` with a type that implements this {kind} (see `world!`), or `.deny_at_call()`")
+    format!("`.imports(..)` with a type that implements this {kind} (see `world!`)")
 }
 
 #[cfg(test)]

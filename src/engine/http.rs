@@ -3,10 +3,12 @@
 use super::pool::{Blueprint, Lease};
 use super::state::State;
 use super::trap::Fault;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use futures_util::future::try_join;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::sync::oneshot;
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::{WasiHttpView, p2, p3};
@@ -20,15 +22,26 @@ pub(crate) type GuestBody = UnsyncBoxBody<Bytes, HttpError>;
 /// What `wasi:http` calls an error.
 pub(crate) type HttpError = wasmtime_wasi_http::Error;
 
+/// Bytes of both bodies of one exchange, as they pass.
+#[derive(Default)]
+pub(crate) struct Flow {
+    pub read: AtomicU64,
+    pub written: AtomicU64,
+    /// Whether the guest was refused the rest of the request's body.
+    pub cut: AtomicBool,
+}
+
 /// Serves one request. The response is sent as soon as its head is there; this goes on until the guest has ended and
-/// `read` says that the body was read to its end.
+/// `read` says that the body was read to its end, or why nobody reads on.
 pub(crate) async fn serve(
     lease: &mut Lease,
     blueprint: &Blueprint,
     request: Request,
     response: oneshot::Sender<Response>,
-    read: oneshot::Receiver<()>,
+    read: oneshot::Receiver<Result<()>>,
 ) -> Result<(), Fault> {
+    // A reader that is gone without a word has dropped the call with it.
+    let read = async { read.await.unwrap_or(Ok(())).map_err(Fault::Own) };
     let instance = lease.instance()?;
     if blueprint.engine.flavour.asynchronous
         && let Ok(indices) = p3::bindings::ServiceIndices::new(&blueprint.pre)
@@ -58,16 +71,14 @@ pub(crate) async fn serve(
                 Err(_) => return Err(ended.map_or_else(Fault::Wasm, |()| no_response().into())),
             }
             ended?;
+            read.await
         }
         answer = &mut answer => {
             let answer = answer.map_err(|_| no_response())?;
             let _ = response.send(answer.map_err(|code| refused(&code))?);
-            guest.await?;
+            try_join(async { guest.await.map_err(Fault::Wasm) }, read).await.map(drop)
         }
     }
-    // An error means that nobody reads any more, and then the call is about to be dropped.
-    let _ = read.await;
-    Ok(())
 }
 
 async fn serve_03(
@@ -75,7 +86,7 @@ async fn serve_03(
     service: &p3::bindings::Service,
     request: Request,
     response: oneshot::Sender<Response>,
-    read: oneshot::Receiver<()>,
+    read: impl Future<Output = Result<(), Fault>>,
 ) -> Result<(), Fault> {
     let (request, sent) = accessor.with(|mut access| {
         let view = access.get().http();
@@ -90,8 +101,7 @@ async fn serve_03(
         answer.into_http_with_getter(&mut access, sent, State::http)
     })?;
     let _ = response.send(answer);
-    let _ = read.await;
-    Ok(())
+    read.await
 }
 
 fn no_response() -> Error {

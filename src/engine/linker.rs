@@ -5,7 +5,6 @@ use super::state::State;
 use crate::capability;
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
-use std::fmt::Write;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 
@@ -45,14 +44,27 @@ pub(crate) fn wire(
     Ok(linker)
 }
 
+/// Imports that are told apart in an error. Real components have some tens; a hostile one has as many as it likes.
+const MAX_UNGRANTED: usize = 256;
+
+/// The error that lists the missing imports, those together that the same line would grant.
 fn ungranted<'a>(missing: impl Iterator<Item = &'a str>) -> Error {
-    let mut message = String::from("the component imports what was not granted:");
-    for name in missing {
-        // Writing to a String does not fail.
-        let _ = write!(message, " {name} (grant it by {});", capability::how_to_grant(name));
+    let mut denials = Vec::new();
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for name in missing.take(MAX_UNGRANTED) {
+        let grant = capability::how_to_grant(name);
+        denials.push(Denial::new(name, "it was not granted", &grant));
+        match groups.iter_mut().find(|(known, _)| *known == grant) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((grant, vec![name])),
+        }
     }
-    message.pop();
-    Error::new(ErrorKind::UngrantedImport, message)
+    let groups = groups.into_iter().map(|(grant, names)| format!(". For {}: {grant}", names.join(", ")));
+    let text = format!(
+        "the component imports what was not granted; grant it, or load it with `.deny_at_call()`, so that only a call that uses it ends{}",
+        groups.collect::<String>()
+    );
+    Error::new(ErrorKind::UngrantedImport, text).denying(denials)
 }
 
 pub(crate) fn wrong_import(error: &wasmtime::Error) -> Error {

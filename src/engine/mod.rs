@@ -18,7 +18,7 @@ pub(crate) mod trap;
 pub(crate) mod value;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::LoadLimits;
+use crate::limits::{LoadLimits, MIB, Resolved};
 use parking_lot::Mutex;
 use state::State;
 use std::num::NonZeroUsize;
@@ -104,7 +104,12 @@ fn make(flavour: Flavour, seats: u32, strict: bool) -> Result<wasmtime::Engine> 
         return Err(Error::new(ErrorKind::Misuse, text).because([refusal.to_string()]));
     }
     tracing::warn!(seats, %refusal, "the pool of instances cannot be had; instances are made on demand, which is slower");
-    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    // A memory of 4 GiB each, as the pool has them, would fit no better. Small ones cost a check at each access.
+    config
+        .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+        .memory_reservation(0)
+        .memory_reservation_for_growth(MIB)
+        .memory_guard_size(PAGE);
     wasmtime::Engine::new(&config).map_err(|e| {
         Error::new(ErrorKind::Misuse, "this machine cannot run WebAssembly as isopod needs it; see the cause")
             .because([e.to_string()])
@@ -160,6 +165,8 @@ fn pool(seats: u32) -> PoolingAllocationConfig {
         .max_core_instances_per_component(LoadLimits::MAX_INSTANCES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
+        .max_memories_per_module(MEMORIES)
+        .max_tables_per_module(TABLES)
         // Kept resident and cleared by hand: cheaper than giving pages back and faulting them in again. Bounded, since
         // a slot that once was dirtied widely is cleared widely ever after.
         .linear_memory_keep_resident(256 << 10)
@@ -171,12 +178,36 @@ fn pool(seats: u32) -> PoolingAllocationConfig {
 }
 
 /// Compiles; to be called where blocking is allowed.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
-    Component::new(&engine.wasmtime, bytes).map_err(|e| {
-        Error::new(
-            ErrorKind::InvalidComponent,
-            "this is not a valid component for this engine; check it with `wasm-tools validate`, and see the cause",
-        )
-        .because(e.chain().map(|cause| cause.to_string()))
-    })
+pub(crate) fn compile(engine: &Engine, bytes: &[u8], limits: &Resolved) -> Result<Component> {
+    let component = Component::new(&engine.wasmtime, bytes).map_err(|e| {
+        let causes: Vec<String> = e.chain().map(|cause| cause.to_string()).collect();
+        // A test has components that are too large in each way, so that another wording would be seen.
+        let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
+            (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
+        } else {
+            (ErrorKind::InvalidComponent, "this is not a valid component; check it with `wasm-tools validate`")
+        };
+        Error::new(kind, format!("{what}, and see the cause")).because(causes)
+    })?;
+    if let Some(needs) = component.resources_required() {
+        // The pool has said so already; without a pool nobody has.
+        for (what, found, limit) in [("memories", needs.num_memories, MEMORIES), ("tables", needs.num_tables, TABLES)] {
+            if found > limit {
+                let text = format!("it has {found} {what}, more than the {limit} that one call can have");
+                return Err(Error::new(ErrorKind::TooComplex, text));
+            }
+        }
+        let least = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE);
+        if least > limits.memory {
+            let text = format!(
+                "it starts with {least} bytes of memory, more than the {} it may have, so that no call could run; raise `Limits::memory`",
+                limits.memory
+            );
+            return Err(Error::new(ErrorKind::OutOfMemory, text));
+        }
+    }
+    Ok(component)
 }
+
+/// Bytes of a page of linear memory.
+const PAGE: u64 = 64 << 10;

@@ -25,7 +25,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Facts {
     /// Whether it needs component-model async: `async` functions, streams, futures, or any WASI 0.3 interface.
     pub asynchronous: bool,
-    /// Core functions with a body.
+    /// Core functions, imports and globals.
     pub functions: u32,
     /// Core instances that one instance of the component consists of.
     pub instances: u32,
@@ -126,10 +126,10 @@ impl Survey {
                 self.scopes.push(Scope { module: encoding == Encoding::Module, ..Scope::default() });
             }
             Payload::End(_) => self.leave()?,
-            Payload::CodeSectionStart { count, .. } => {
-                self.facts.functions = self.facts.functions.saturating_add(count);
-                within("functions", self.facts.functions.into(), self.bounds.functions.into())?;
-            }
+            Payload::CodeSectionStart { count, .. } => self.define(count)?,
+            // Each takes room in every instance, which nothing else bounds where there is no pool.
+            Payload::ImportSection(section) => self.define(section.count())?,
+            Payload::GlobalSection(section) => self.define(section.count())?,
             Payload::InstanceSection(section) => {
                 for instance in section {
                     if let Instance::Instantiate { .. } = instance? {
@@ -208,6 +208,11 @@ impl Survey {
             None => self.facts.instances = scope.instances.try_into().unwrap_or(u32::MAX),
         }
         Ok(())
+    }
+
+    fn define(&mut self, count: u32) -> Result<(), Refusal> {
+        self.facts.functions = self.facts.functions.saturating_add(count);
+        within("functions", self.facts.functions.into(), self.bounds.functions.into())
     }
 
     fn instantiate(&mut self, instances: u64) -> Result<(), Refusal> {
@@ -327,8 +332,10 @@ mod tests {
     fn bounds_name_what_is_too_large() {
         let nested = format!("{}{}", "(component ".repeat(7), ")".repeat(7));
         assert_eq!(look(&nested), Err(Refusal::TooComplex { what: "nesting", found: 6, limit: 5 }));
-        let functions = format!("(component (core module {}))", "(func)".repeat(11));
-        assert_eq!(look(&functions), Err(Refusal::TooComplex { what: "functions", found: 11, limit: 10 }));
+        for part in ["(func)", r#"(import "" "" (func))"#, "(global i32 (i32.const 0))"] {
+            let eleven = format!("(component (core module {}))", part.repeat(11));
+            assert_eq!(look(&eleven), Err(Refusal::TooComplex { what: "functions", found: 11, limit: 10 }));
+        }
         let big = vec![0; (1 << 20) + 1];
         assert!(matches!(inspect(&big, BOUNDS), Err(Refusal::TooComplex { what: "component_bytes", .. })));
     }

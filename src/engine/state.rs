@@ -1,6 +1,7 @@
 //! [`State`]: the `T` of every `Store<T>`, all that belongs to one call.
 
 use super::budget::Budget;
+use super::http::Flow;
 use crate::capability::Bound;
 use crate::capability::cli::{Capture, Invocation};
 use crate::denial::{Denial, MAX_DENIALS};
@@ -10,6 +11,7 @@ use crate::usage::Output;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
@@ -23,11 +25,15 @@ pub struct State {
     max_host_calls: u64,
     max_handles: usize,
     max_log: usize,
-    /// Set by a host function that can't end the call itself; `call::run` looks at it when the guest next yields.
+    /// Set by a host function that can't end the call itself, for whoever looks when the guest next yields: the epoch's
+    /// callback, or `call::run` by way of `halt` where fuel is counted and there is no callback.
     pub(crate) stop: Option<Stop>,
+    pub(crate) halt: Option<Arc<AtomicBool>>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) bound: Arc<Bound>,
     pub(crate) invocation: Option<Box<Invocation>>,
+    /// Bytes of an http exchange, which pass while the guest runs.
+    pub(crate) flow: Option<Arc<Flow>>,
     wasi: Option<Box<Wasi>>,
     pub(crate) imports: Option<Box<dyn Any + Send>>,
 }
@@ -58,9 +64,11 @@ impl State {
             max_handles: limits.handles,
             max_log: limits.log,
             stop: None,
+            halt: limits.fuel.map(|_| Arc::default()),
             denials: Vec::new(),
             bound,
             invocation: None,
+            flow: None,
             wasi: None,
             imports,
         }
@@ -72,6 +80,9 @@ impl State {
         self.host_calls += 1;
         if self.host_calls > self.max_host_calls {
             self.stop.get_or_insert(Stop::Limit(Limit::HostCalls));
+            if let Some(halt) = &self.halt {
+                halt.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -80,6 +91,15 @@ impl State {
         if self.denials.len() < MAX_DENIALS {
             self.denials.push(denial);
         }
+    }
+
+    /// Bytes of the arguments and of the result so far.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        let (read, written) = self
+            .flow
+            .as_ref()
+            .map_or((0, 0), |flow| (flow.read.load(Ordering::Relaxed), flow.written.load(Ordering::Relaxed)));
+        (self.bytes_in + read, self.bytes_out + written)
     }
 
     /// What the guest wrote, and the bytes dropped beyond the limit.
@@ -107,16 +127,17 @@ impl Drop for State {
     /// A panic in a destructor of the embedder's imports, or of a request body of theirs, would leave the store half
     /// dropped and lose its slot in the pool.
     fn drop(&mut self) {
-        let imports = self.imports.take();
-        let wasi = self.wasi.take();
-        for dropped in [catch_unwind(AssertUnwindSafe(|| drop(imports))), catch_unwind(AssertUnwindSafe(|| drop(wasi)))]
-        {
-            if let Err(payload) = dropped {
-                tracing::error!("a destructor of a value that belongs to a call panicked");
-                // Dropping the payload may panic again; it is a few bytes, once per such bug.
-                std::mem::forget(payload);
-            }
-        }
+        guarded("an import", || drop(self.imports.take()));
+        guarded("a body", || drop(self.wasi.take()));
+    }
+}
+
+/// Runs a destructor of the embedder's, whose panic must not get further.
+pub(crate) fn guarded(what: &str, destroy: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(destroy)) {
+        tracing::error!("the destructor of {what} panicked");
+        // Dropping the payload may panic again; it is a few bytes, once per such bug.
+        std::mem::forget(payload);
     }
 }
 

@@ -79,6 +79,11 @@ impl Ticker {
         Running { shared: &self.shared }
     }
 
+    /// Whether nothing has run for so long that the thread sleeps.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.shared.asleep.load(Ordering::SeqCst)
+    }
+
     /// An alarm that is not set yet.
     pub(crate) fn alarm(&self) -> Alarm<'_> {
         Alarm { shared: &self.shared, set: None }

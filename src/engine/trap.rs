@@ -4,6 +4,7 @@ use super::linker::Refused;
 use super::state::{State, Stop};
 use crate::error::{Error, ErrorKind, Limit};
 use crate::limits::Resolved;
+use std::time::Duration;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, WasmtimeBug};
 use wasmtime_wasi::I32Exit;
@@ -12,6 +13,10 @@ use wasmtime_wasi::I32Exit;
 const TRANSFER: &str = "fuel allocated for hostcalls has been exhausted";
 const HANDLES: &str = "store handle limit exceeded";
 const RANDOM: &str = "exceeds limit";
+const REFUSED: &str = "(os error ";
+
+/// When to come back to a machine that is out of memory: long enough for some calls to end.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Why a call's work ended early: by wasmtime's word, or by ours.
 pub(crate) enum Fault {
@@ -102,6 +107,14 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
                 limits.random
             ),
         );
+    }
+    if text.contains(REFUSED) {
+        return Error::new(
+            ErrorKind::Overloaded,
+            "the operating system has no memory for it; try again later, give the host fewer seats, or raise what its process may have",
+        )
+        .because(chain(error))
+        .retry_in(RETRY);
     }
     if state.budget.refused || error.is::<wasmtime::OutOfMemory>() {
         return out_of_memory(limits);

@@ -1,9 +1,7 @@
 //! What every call promises: fresh, isolated, counted, cancellable.
 
-use crate::support::{built, host, load, runner};
-use isopod::{CallOptions, ErrorKind, Function, Host, Limits, Meter, Receipt, ms};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use crate::support::{Book, Journal, alone, built, host, load, resident, runner};
+use isopod::{CallOptions, ErrorKind, Function, Host, Limits, ms};
 
 const COUNT: &str = r#"(component
     (core module $m (global $n (mut i32) (i32.const 0)) (memory 1)
@@ -64,18 +62,6 @@ async fn a_thousand_calls_at_once_are_right_and_apart() {
     assert!(format!("{host:?}").contains("free_seats: 1000"), "{host:?}");
 }
 
-/// Whom a call was for, and how it ended.
-type Entry = (String, Option<ErrorKind>);
-
-#[derive(Clone, Default)]
-struct Book(Arc<Mutex<Vec<Entry>>>);
-
-impl Meter for Book {
-    fn record(&self, receipt: &Receipt<'_>) {
-        self.0.lock().unwrap().push((receipt.tenant.to_owned(), receipt.error));
-    }
-}
-
 #[tokio::test]
 async fn the_meter_is_told_once_per_call_however_it_ends() {
     let book = Book::default();
@@ -92,8 +78,7 @@ async fn the_meter_is_told_once_per_call_however_it_ends() {
     .await;
     drop(call);
     let expected = [("good", None), ("bad", Some(ErrorKind::Trapped)), ("gone", Some(ErrorKind::Cancelled))];
-    let expected: Vec<Entry> = expected.map(|(tenant, kind)| (tenant.to_owned(), kind)).into();
-    assert_eq!(*book.0.lock().unwrap(), expected);
+    assert_eq!(book.take(), expected.map(|(tenant, kind)| (tenant.to_owned(), kind)));
 }
 
 #[test]
@@ -103,51 +88,83 @@ fn callers_without_async_are_served() {
     assert_eq!(function.call_blocking::<u32>("double", (21,)).unwrap().value, 42);
 }
 
-/// Resident memory of this process, in KiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+/// Polls a call once, sees that it goes on, and drops it.
+async fn poll_once_and_drop<T>(call: impl Future<Output = T>) {
+    let mut call = std::pin::pin!(call);
+    let pending = std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx).is_pending())).await;
+    assert!(pending, "the call ended at its first poll");
 }
 
-/// Calls dropped and calls that trap lose no slot and leave no memory behind. `ISOPOD_LONG` makes it the full length.
+const ROUNDS: u32 = 100_000;
+
+/// Calls that are dropped, in the guest or in a host function, and calls that trap: no slot is lost, no memory is kept.
+/// The pool has four slots, so that a leak would stop the fifth call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_and_trapping_calls_leave_nothing_behind() {
-    let rounds: u64 = if std::env::var_os("ISOPOD_LONG").is_some() { 100_000 } else { 10_000 };
+    if !alone("calls::dropped_and_trapping_calls_leave_nothing_behind", "") {
+        return;
+    }
     let host = Host::builder().seats(4).build().unwrap();
     let function = counter(&host).await;
-    let poll_once_and_drop = async || {
-        let mut call = Box::pin(function.call::<()>("spin", ()));
-        std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx).is_pending())).await
-    };
-    let cycle = async |n: u64| {
-        if n.is_multiple_of(20) {
-            function.call::<()>("trap", ()).await.unwrap_err();
-        } else {
-            assert_eq!(function.call::<u32>("count", ()).await.unwrap().value, 1);
+    let imports = || Faulty { panics_in_drop: false };
+    let needy = host.function("needy").component_wat(NEEDY).imports_with(imports).load_typed::<Needy>().await.unwrap();
+    let rounds = async |count: u32| {
+        for n in 0..count {
+            match n % 20 {
+                0 => assert_eq!(function.call::<()>("trap", ()).await.unwrap_err().kind(), ErrorKind::Trapped),
+                _ => assert_eq!(function.call::<u32>("count", ()).await.unwrap().value, 1),
+            }
+            poll_once_and_drop(needy.run(WAIT)).await;
+            // This one takes a tick.
+            if n % 500 == 0 {
+                poll_once_and_drop(function.call::<()>("spin", ())).await;
+            }
         }
     };
-    for n in 0..1_000 {
-        cycle(n).await;
-    }
+    rounds(ROUNDS / 100).await;
     let before = resident();
-    for n in 0..rounds {
-        cycle(n).await;
-    }
-    for _ in 0..rounds / 100 {
-        assert!(poll_once_and_drop().await);
-    }
-    // Other tests of this process come and go: what counts is that it comes back.
-    let mut after = resident();
-    for _ in 0..200 {
-        if after < before + 32 * 1024 {
-            break;
-        }
-        tokio::time::sleep(ms(50)).await;
-        after = resident();
-    }
-    assert!(after < before + 32 * 1024, "{before} KiB, then {after} KiB");
+    rounds(ROUNDS).await;
+    let after = resident();
+    assert!(after < before + 4 * 1024, "{before} KiB, then {after} KiB");
     assert!(format!("{host:?}").contains("free_seats: 4"), "{host:?}");
+}
+
+/// What one function's call wrote is not there for the next call in the same slot, be it of another function.
+#[tokio::test]
+async fn a_slot_keeps_nothing_for_the_next_function() {
+    let guest = |tag: &str| {
+        format!(
+            r#"(component
+            (core module $m (memory 1) (table $t 64 funcref) (elem declare func $f) (func $f)
+                (func (export "write") (local $at i32)
+                    (drop (memory.grow (i32.const 15)))
+                    (loop $l (i64.store (local.get $at) (i64.const -1)) (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                        (br_if $l (i32.lt_u (local.get $at) (i32.const 1048576))))
+                    (table.fill $t (i32.const 0) (ref.func $f) (i32.const 64)))
+                (func (export "sum") (result i64) (local $at i32) (local $sum i64)
+                    (drop (memory.grow (i32.const 15)))
+                    (loop $l (local.set $sum (i64.add (local.get $sum) (i64.popcnt (i64.load (local.get $at)))))
+                        (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                        (br_if $l (i32.lt_u (local.get $at) (i32.const 1048576))))
+                    (local.set $at (i32.const 0))
+                    (loop $l (if (i32.eqz (ref.is_null (table.get $t (local.get $at))))
+                            (then (local.set $sum (i64.add (local.get $sum) (i64.const 1)))))
+                        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                        (br_if $l (i32.lt_u (local.get $at) (i32.const 64))))
+                    (local.get $sum))
+                (func (export "{tag}")))
+            (core instance $i (instantiate $m))
+            (func (export "write") (canon lift (core func $i "write")))
+            (func (export "sum") (result u64) (canon lift (core func $i "sum"))))"#
+        )
+    };
+    let host = Host::builder().seats(1).build().unwrap();
+    let [acme, other] = [guest("acme"), guest("other")].map(|wat| host.function("f").component_wat(wat).load());
+    let (acme, other) = (acme.await.unwrap().tenant("acme"), other.await.unwrap().tenant("other"));
+    for reader in [&acme, &other, &acme] {
+        acme.call::<()>("write", ()).await.unwrap();
+        assert_eq!(reader.call::<u64>("sum", ()).await.unwrap().value, 0);
+    }
 }
 
 #[tokio::test]
@@ -160,28 +177,29 @@ async fn usage_tells_what_happened() {
     assert_eq!(reply.usage.peak_memory, 65_536);
 }
 
+/// The ticker sleeps while nothing runs, and a call wakes it.
 #[tokio::test]
 async fn a_lone_call_after_a_pause_still_has_its_deadline() {
     let host = host();
     let function = load(host.function("spin").component_wat(COUNT), Limits::default().deadline(ms(30))).await;
-    // Long enough for the ticker to fall asleep.
-    tokio::time::sleep(ms(200)).await;
-    assert_eq!(function.call::<()>("spin", ()).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    for _ in 0..2 {
+        while format!("{host:?}").contains("ticking: true") {
+            tokio::time::sleep(ms(1)).await;
+        }
+        assert_eq!(function.call::<()>("spin", ()).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
 }
 
 #[tokio::test]
 async fn many_functions_share_a_host() {
     let host = host();
-    let made = AtomicU64::new(0);
     for n in 0..20 {
         let body = format!(r#"(func (export "run") (result i32) (i32.const {n}))"#);
         let wat =
             runner(&body).replace(r#"(func (export "run") (canon"#, r#"(func (export "run") (result u32) (canon"#);
         let function = host.function(format!("f{n}")).component_wat(wat).load().await.unwrap();
         assert_eq!(function.call::<u32>("run", ()).await.unwrap().value, n);
-        made.fetch_add(1, Ordering::Relaxed);
     }
-    assert_eq!(made.into_inner(), 20);
 }
 
 #[tokio::test]
@@ -220,10 +238,25 @@ impl NeedyImports for Faulty {
                 tokio::task::yield_now().await;
                 panic!("after a while \u{1b}[31m")
             }
+            WAIT => std::future::pending().await,
             _ => {
-                tokio::time::sleep(ms(60_000)).await;
-                0
+                let _bomb = Bomb;
+                std::future::pending().await
             }
+        }
+    }
+}
+
+/// What a faulty host function does: never answers; never answers, and panics when it is given up.
+const WAIT: u32 = 3;
+const WAIT_WITH_A_BOMB: u32 = 4;
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("in the drop of a future");
         }
     }
 }
@@ -241,15 +274,13 @@ impl Drop for Faulty {
 #[tokio::test]
 async fn faulty_host_functions_lose_nothing() {
     let host = Host::builder().seats(2).build().unwrap();
-    let quiet = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let rounds = if std::env::var_os("ISOPOD_LONG").is_some() { 10_000 } else { 200 };
+    let rounds = 200;
     for panics_in_drop in [false, true] {
         let make = move || Faulty { panics_in_drop };
         let function =
             host.function("needy").component_wat(NEEDY).imports_with(make).load_typed::<Needy>().await.unwrap();
         for n in 0..rounds {
-            match n % 4 {
+            match n % 5 {
                 0 => assert_eq!(function.run(0).await.unwrap().value, 42),
                 1 => {
                     let error = function.run(1).await.unwrap_err();
@@ -261,11 +292,14 @@ async fn faulty_host_functions_lose_nothing() {
                     assert_eq!(error.kind(), ErrorKind::HostPanic);
                     assert!(!error.to_string().contains('\u{1b}'));
                 }
-                _ => assert_eq!(function.deadline(ms(1)).run(3).await.unwrap_err().kind(), ErrorKind::TimedOut),
+                3 => assert_eq!(function.deadline(ms(1)).run(WAIT).await.unwrap_err().kind(), ErrorKind::TimedOut),
+                _ => {
+                    let error = function.deadline(ms(1)).run(WAIT_WITH_A_BOMB).await.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::TimedOut);
+                }
             }
         }
     }
-    std::panic::set_hook(quiet);
     assert!(format!("{host:?}").contains("free_seats: 2"), "{host:?}");
 }
 
@@ -276,8 +310,26 @@ async fn a_sleeping_host_function_ends_at_the_deadline() {
     let limits = Limits::default().deadline(ms(30));
     let builder = host().function("needy").component_wat(NEEDY).limits(limits);
     let function = builder.imports_with(make).load_typed::<Needy>().await.unwrap();
-    let error = function.run(3).await.unwrap_err();
+    let error = function.run(WAIT).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(error.usage().wall >= ms(30) && error.usage().wall < ms(430), "{}", error.usage());
     assert!(error.usage().busy < ms(30), "{}", error.usage());
+}
+
+/// Where the address space is too small for the pool, a host makes instances on demand, and says so; one that was asked
+/// for its seats fails instead.
+#[tokio::test]
+async fn a_host_without_address_space_works_without_a_pool() {
+    if !alone("calls::a_host_without_address_space_works_without_a_pool", "ulimit -v 3000000") {
+        return;
+    }
+    let journal = Journal::default();
+    tracing::subscriber::set_global_default(journal.clone()).unwrap();
+    let function = counter(&host()).await;
+    assert_eq!(function.call::<u32>("count", ()).await.unwrap().value, 1);
+    assert_eq!(function.call::<u32>("count", ()).await.unwrap().value, 1);
+    assert_eq!(function.call::<()>("trap", ()).await.unwrap_err().kind(), ErrorKind::Trapped);
+    let error = Host::builder().seats(1_000).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse, "{error:?}");
+    assert!(journal.text().contains("on demand"), "{}", journal.text());
 }

@@ -1,10 +1,10 @@
 //! The built guests, by their kinds, and their manifest.
 
-use crate::support::{built, host};
+use crate::support::{Book, built, host};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use isopod::{Args, Command, Env, Error, ErrorKind, Event, Kind, Stdin, Unhandled};
+use isopod::{Args, Command, Env, Error, ErrorKind, Event, Host, Kind, Limit, Stdin, Unhandled};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -25,7 +25,7 @@ async fn http_guests_of_both_generations_stream() {
         let response = function.http(request("GET", "/hello", b"")).await.unwrap();
         assert_eq!(response.status(), 200, "{guest}");
         let reply = response.into_body().bytes().await.unwrap();
-        assert!(!reply.value.is_empty());
+        assert!(!reply.value.is_empty() && reply.usage.host_calls > 0);
         assert_eq!(reply.usage.bytes_out, reply.value.len() as u64);
         let sent = vec![b'x'; 200_000];
         let response = function.http(request("POST", "/echo", &sent)).await.unwrap();
@@ -49,14 +49,24 @@ async fn http_guests_of_both_generations_stream() {
 async fn http_bodies_are_bounded() {
     let limits = isopod::Limits::default().input(1_000).output(1_000);
     for guest in ["http-hello-p2", "http-hello-p3"] {
-        let function = host().function(guest).component_file(built(guest)).limits(limits.clone()).load().await.unwrap();
+        let book = Book::default();
+        let host = Host::builder().meter(book.clone()).build().unwrap();
+        let function = host.function(guest).component_file(built(guest)).limits(limits.clone()).load().await.unwrap();
         let answer = function.http(request("GET", "/stream?n=1000", b"")).await.unwrap().into_body().bytes().await;
-        assert_eq!(answer.unwrap_err().kind(), ErrorKind::OutputTooLarge, "{guest}");
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{guest}: {error:?}");
+        assert!(error.usage().bytes_out > 1_000 && error.function() == Some(guest), "{guest}: {error:?}");
         let answer = match function.http(request("POST", "/echo", &[b'x'; 5_000])).await {
             Ok(response) => response.into_body().bytes().await.map(drop),
             Err(error) => Err(error),
         };
-        assert!(answer.is_err(), "{guest}");
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input), "{guest}: {error:?}");
+        // A client that goes away.
+        drop(function.http(request("GET", "/stream?n=1000", b"")).await.unwrap());
+        let kinds: Vec<_> = book.take().into_iter().map(|(_, kind)| kind).collect();
+        let expected = [ErrorKind::OutputTooLarge, ErrorKind::LimitExceeded(Limit::Input), ErrorKind::Cancelled];
+        assert_eq!(kinds, expected.map(Some), "{guest}");
     }
 }
 
@@ -140,4 +150,58 @@ fn the_manifest_matches_sources_and_components() {
         std::fs::read_dir(root.join("built")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     built.sort();
     assert_eq!(built, guests.keys().map(|name| format!("{name}.wasm")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn json_is_transformed_or_refused() {
+    let function = host().function("json").component_file(built("json-transform")).load().await.unwrap();
+    let transform =
+        async |text: &str| -> Result<String, String> { function.call("transform", (text,)).await.unwrap().value };
+    let flat = transform(r#"{"b": {"c": [1, {"d": null}]}, "a": "x"}"#).await.unwrap();
+    let flat: Value = serde_json::from_str(&flat).unwrap();
+    assert_eq!(flat["a"], "x");
+    assert!(flat.as_object().unwrap().keys().any(|key| key.starts_with("b.c")), "{flat}");
+    assert!(transform("{").await.unwrap_err().contains("EOF"));
+}
+
+/// A PNG of one colour: eight bits of grey, uncompressed.
+fn grey_png(side: u32) -> Vec<u8> {
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        })
+    }
+    let rows = vec![0u8; (side * (side + 1)) as usize];
+    let (a, b) = rows.iter().fold((1u32, 0u32), |(a, b), byte| {
+        let a = (a + u32::from(*byte)) % 65521;
+        (a, (b + a) % 65521)
+    });
+    let length = u16::try_from(rows.len()).unwrap();
+    let mut data = vec![0x78, 0x01, 1];
+    data.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+    data.extend(&rows);
+    data.extend((b << 16 | a).to_be_bytes());
+    let header = [&side.to_be_bytes()[..], &side.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (kind, body) in [(b"IHDR", header), (b"IDAT", data), (b"IEND", Vec::new())] {
+        let chunk = [&kind[..], &body].concat();
+        png.extend((body.len() as u32).to_be_bytes());
+        png.extend(&chunk);
+        png.extend(crc(&chunk).to_be_bytes());
+    }
+    png
+}
+
+#[tokio::test]
+async fn pictures_become_smaller_and_bombs_an_error() {
+    isopod::world!({ world: "thumbnailer", path: "guests/wit/thumbnail.wit" });
+    let builder = host().function("thumbnail").component_file(built("thumbnail"));
+    let function = builder.load_typed::<Thumbnailer>().await.unwrap();
+    let small = function.thumbnail(&grey_png(200), 50).await.unwrap().value.unwrap();
+    assert_eq!((&small[..8], &small[16..24]), (&b"\x89PNG\r\n\x1a\n"[..], &[0, 0, 0, 50, 0, 0, 0, 50][..]));
+    assert!(function.thumbnail(b"no picture", 50).await.unwrap().value.is_err());
+    // A header that promises four gigabytes of pixels.
+    let mut bomb = grey_png(1);
+    bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    assert!(function.thumbnail(&bomb, 50).await.unwrap().value.is_err());
 }

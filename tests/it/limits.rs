@@ -1,7 +1,7 @@
 //! Each limit, with a guest that breaks it: the exact kind, in time, and the host goes on.
 
-use crate::support::{host, load, run, runner, text};
-use isopod::{ErrorKind, Limit, Limits, MIB, ms};
+use crate::support::{built, host, load, run, runner, text};
+use isopod::{Command, ErrorKind, Event, Limit, Limits, MIB, ms};
 use std::time::{Duration, Instant};
 
 const LOOP: &str = r#"(func (export "run") (loop $l (br $l)))"#;
@@ -276,4 +276,127 @@ async fn handles_are_bounded() {
     let function = load(host.function("f").component_wat(wat(60)), limits).await;
     let error = function.call::<()>("run", ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
+}
+
+/// What runs before and after the export itself is the guest's code too.
+#[tokio::test]
+async fn realloc_and_post_return_run_under_the_deadline() {
+    let spin = "(loop $l (br $l))";
+    let guest = |realloc: &str, post: &str| {
+        format!(
+            r#"(component
+                (core module $m (memory (export "m") 1)
+                    (func (export "realloc") (param i32 i32 i32 i32) (result i32) {realloc} (i32.const 1024))
+                    (func (export "f") (param i32 i32) (result i32) (i32.const 7))
+                    (func (export "post") (param i32) {post}))
+                (core instance $i (instantiate $m))
+                (alias core export $i "m" (core memory $mem))
+                (func (export "f") (param "text" string) (result u32) (canon lift (core func $i "f") (memory $mem)
+                    (realloc (core func $i "realloc")) (post-return (core func $i "post")))))"#
+        )
+    };
+    let host = host();
+    for (realloc, post) in [(spin, ""), ("", spin)] {
+        let function = load(host.function("f").component_wat(guest(realloc, post)), Limits::default().deadline(ms(30)));
+        let error = function.await.call::<u32>("f", ("x",)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+        assert!(error.usage().wall < ms(30) + SLACK, "{}", error.usage());
+    }
+    let function = load(host.function("f").component_wat(guest("", "")), Limits::default()).await;
+    assert_eq!(function.call::<u32>("f", ("x",)).await.unwrap().value, 7);
+}
+
+/// Without a callback at the yield, a guest that counts fuel would go on to the end of it.
+#[tokio::test]
+async fn a_guest_on_fuel_stops_soon_after_its_last_host_call() {
+    let wat = clock(u32::MAX);
+    let function = load(host().function("f").component_wat(wat), Limits::default().fuel(u64::MAX / 2).host_calls(10));
+    let error = function.await.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::HostCalls), "{error:?}");
+    assert!(error.usage().fuel.is_some_and(|fuel| fuel <= 200_000), "{:?}", error.usage());
+}
+
+/// Host resources count as handles: here pollables, of which the guest drops none.
+#[tokio::test]
+async fn resources_of_the_host_are_bounded() {
+    let wat = |count: u32| {
+        format!(
+            r#"(component
+            (import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type $p (sub resource)))))
+            (alias export $poll "pollable" (type $pollable))
+            (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+                (alias outer 1 $pollable (type $q))
+                (export "pollable" (type $p (eq $q)))
+                (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+            (core func $after (canon lower (func $clock "subscribe-duration")))
+            (core module $m (import "w" "after" (func $after (param i64) (result i32)))
+                (func (export "run") (local $n i32)
+                    (loop $l (drop (call $after (i64.const -1))) (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if $l (i32.lt_u (local.get $n) (i32.const {count}))))))
+            (core instance $w (export "after" (func $after)))
+            (core instance $i (instantiate $m (with "w" (instance $w))))
+            (func (export "run") (canon lift (core func $i "run"))))"#
+        )
+    };
+    let host = host();
+    let limits = Limits::default().handles(50);
+    load(host.function("f").component_wat(wat(20)), limits.clone()).await.call::<()>("run", ()).await.unwrap();
+    let function = load(host.function("f").component_wat(wat(60)), limits).await;
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
+}
+
+/// The names of a record's fields are copied into each value of a dynamic result, so they count as what is passed.
+#[tokio::test]
+async fn long_names_in_a_result_are_bounded() {
+    let name = "n".repeat(10_000);
+    let wat = format!(
+        r#"(component
+            (type $r' (record (field "{name}" u8))) (import "r" (type $r (eq $r')))
+            (core module $m (memory (export "m") 2)
+                (func (export "f") (result i32) (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 10000)) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func (export "f") (result (list $r)) (canon lift (core func $i "f") (memory (core memory $i "m")))))"#
+    );
+    let function = load(host().function("f").component_wat(wat), Limits::default()).await;
+    let error = function.call::<serde_json::Value>("f", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{error:?}");
+}
+
+/// Input and output have the same bounds on every surface.
+#[tokio::test]
+async fn every_surface_bounds_what_goes_in_and_out() {
+    let host = host();
+    let file = |name| host.function(name).component_file(built(name));
+    let input = |error: isopod::Error| assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input), "{error:?}");
+    let output = |error: isopod::Error| assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{error:?}");
+
+    let event = |data: &'static [u8]| Event { data: Some(data.into()), ..Event::default() };
+    let handler = load(file("event-handler"), Limits::default().input(10).output(10)).await;
+    handler.handle(event(b"0123456789")).await.unwrap().value.unwrap();
+    input(handler.handle(event(b"0123456789a")).await.unwrap_err());
+    let handler = load(file("event-handler"), Limits::default().output(9)).await;
+    output(handler.handle(event(b"0123456789")).await.unwrap_err());
+
+    let command = load(file("command"), Limits::default().input(20)).await;
+    command.command(Command::new().arg("command").stdin("0123456789")).await.unwrap();
+    input(command.command(Command::new().arg("command").stdin("0123456789abcdef")).await.unwrap_err());
+    input(command.command(Command::new().arg("command").env("NAME", "0123456789")).await.unwrap_err());
+
+    let shapes = load(file("shapes").deny_at_call(), Limits::default().input(10).output(10)).await;
+    let echo = async |n: usize| shapes.call::<String>("echo-bytes", (vec![7u8; n],)).await;
+    assert_eq!(echo(10).await.unwrap().usage.bytes_out, 10);
+    input(echo(11).await.unwrap_err());
+    let twice = shapes.session(async |s| {
+        s.call::<String>("echo-bytes", (vec![7u8; 6],)).await?;
+        s.call::<String>("echo-bytes", (vec![7u8; 6],)).await
+    });
+    input(twice.await.unwrap_err());
+    let shapes = load(file("shapes").deny_at_call(), Limits::default().output(10)).await;
+    output(shapes.call::<String>("echo-bytes", (vec![7u8; 11],)).await.unwrap_err());
+    let twice = shapes.session(async |s| {
+        s.call::<String>("echo-bytes", (vec![7u8; 6],)).await?;
+        s.call::<String>("echo-bytes", (vec![7u8; 6],)).await
+    });
+    output(twice.await.unwrap_err());
 }

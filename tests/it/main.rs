@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod calls;
+mod errors;
+mod grants;
 mod guests;
 mod limits;
 mod support;
