@@ -122,7 +122,8 @@ impl Limits {
         self
     }
 
-    /// Bytes of a call's result. Default 4 MiB. More ends as [`ErrorKind::OutputTooLarge`].
+    /// Bytes of a call's result. Default 4 MiB. More ends as [`ErrorKind::OutputTooLarge`], or as `LimitExceeded` of
+    /// [`transfer`](Limits::transfer) where an async export passes more than that at once.
     pub fn output(mut self, bytes: u64) -> Limits {
         self.output = bytes;
         self

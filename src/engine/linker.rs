@@ -165,6 +165,32 @@ impl std::error::Error for Refused {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{Flavour, config};
+
+    /// A denial replaces a function that is there already, or else it would be in an interface that nobody imports.
+    #[test]
+    fn denied_interfaces_are_linked_under_the_names_that_denials_use() {
+        let engine = wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false })).unwrap();
+        let mut linker = Linker::<State>::new(&engine);
+        capability::link_types_of_denied(&mut linker, true).unwrap();
+        for (import, function) in [
+            ("wasi:sockets/instance-network@0.2.3", "instance-network"),
+            ("wasi:sockets/ip-name-lookup@0.2.0", "resolve-addresses"),
+            ("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.start-connect"),
+            ("wasi:sockets/tcp-create-socket@0.2.12", "create-tcp-socket"),
+            ("wasi:sockets/udp@0.2.0", "[method]udp-socket.start-bind"),
+            ("wasi:sockets/udp-create-socket@0.2.0", "create-udp-socket"),
+            ("wasi:http/outgoing-handler@0.2.0", "handle"),
+            ("wasi:sockets/types@0.3.0", "[static]tcp-socket.create"),
+            ("wasi:sockets/ip-name-lookup@0.3.0", "resolve-addresses"),
+            ("wasi:http/client@0.3.0", "send"),
+        ] {
+            assert!(capability::is_denied_standard(import), "{import}");
+            let mut inside = linker.instance(&capability::linked_name(import)).unwrap();
+            let twice = inside.func_new(function, |_, _, _, _| Ok(())).unwrap_err().to_string();
+            assert!(twice.contains("defined twice"), "{import}#{function}: {twice}");
+        }
+    }
 
     #[test]
     fn versions_match_by_track() {

@@ -92,7 +92,8 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
     // The innermost cause names the fault; what stands around it is context.
     let text = error.root_cause().to_string();
     if text.contains(TRANSFER) {
-        // With the guest on the stack it was passing arguments to the host; without, its result was being read.
+        // With the guest on the stack it was passing something to the host: arguments, or an async export its result.
+        // Without, its result was being read.
         let passing = error.is::<WasmBacktrace>();
         return if passing { transfer(limits) } else { output_too_large(limits) };
     }
@@ -176,7 +177,7 @@ fn transfer(limits: &Resolved) -> Error {
     exceeded(
         Limit::Transfer,
         format!(
-            "it passed more than {} bytes to the host at once; raise `Limits::transfer` if that is right",
+            "it passed more than {} bytes to the host at once, in a host call or as an async result; raise `Limits::transfer` if that is right",
             limits.transfer
         ),
     )

@@ -32,6 +32,22 @@ async fn a_file_that_is_not_there() {
     assert!(error.to_string().contains("no/such/file.wasm"), "{error}");
 }
 
+/// Nor does anything wait for a pipe that nobody writes to, or read a folder.
+#[tokio::test]
+async fn a_path_that_is_no_component_file() {
+    let folder = std::env::temp_dir().join(format!("isopod-paths-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (empty, pipe) = (folder.join("empty"), folder.join("pipe"));
+    std::fs::write(&empty, "").unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (path, expected) in [(&empty, "the input is empty"), (&pipe, "is not a file"), (&folder, "is not a file")] {
+        let error = host().function("odd").component_file(path).load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidComponent);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test]
 async fn a_function_without_a_component() {
     let error = host().function("nothing").load().await.unwrap_err();

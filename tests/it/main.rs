@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod calls;
+mod dynamic;
 mod errors;
 mod grants;
 mod guests;

@@ -515,15 +515,3 @@ mod strict {
         const _: () = assert!(<FilesOnly as isopod::__private::World>::IMPORTS.len() == 1);
     }
 }
-
-#[tokio::test]
-async fn probe_transfer() {
-    let limits = Limits::default().transfer(1_000);
-    let function = host().function("async").component_file(built("async-shapes")).limits(limits.clone());
-    let function = function.load_typed::<AsyncShapes>().await.unwrap();
-    println!("{:?}", function.delay_bytes(&[7; 5000]).await.unwrap_err());
-    println!("{:?}", function.as_ref().call::<String>("delay-bytes", (vec![7u8; 5000],)).await.unwrap_err());
-    let shapes = load(Rows::new(), limits).await;
-    println!("{:?}", shapes.echo_bytes(&[7; 5000]).await.unwrap_err());
-    println!("{:?}", shapes.lookup(&"x".repeat(5000)).await.unwrap_err());
-}
