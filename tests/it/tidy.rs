@@ -75,3 +75,49 @@ fn wasmtime_is_named_only_where_it_belongs() {
         assert!(!code.contains("wasmtime::"), "{name} names wasmtime");
     }
 }
+
+/// Names that a file takes from wasmtime's crates, and those crates themselves.
+fn names_of_wasmtime(text: &str) -> Vec<&str> {
+    let imports = text.match_indices("use wasmtime").filter_map(|(at, _)| text[at..].split_once(';'));
+    let words = imports.flat_map(|(import, _)| import.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    words.filter(|word| word.starts_with(char::is_uppercase)).chain(["wasmtime", "wasmtime_wasi"]).collect()
+}
+
+/// What the lint `unreachable_pub` leaves as `pub` is the public API: no signature and no field of it, and no impl for
+/// it, may say a name of wasmtime's. What the macro expands to, and the back door, are the exceptions.
+#[test]
+fn the_public_api_does_not_show_wasmtime() {
+    let api: Vec<String> = {
+        let root = sources().into_iter().find(|(name, _)| name == "lib.rs").unwrap().1;
+        let exports = root.lines().filter(|line| line.starts_with("pub use"));
+        let words = exports.flat_map(|line| line.split(|c: char| !c.is_alphanumeric())).map(str::to_owned);
+        words.filter(|word| word.starts_with(char::is_uppercase)).collect()
+    };
+    assert!(api.iter().any(|name| name == "Function"));
+    for (name, text) in sources() {
+        if ["typed.rs", "unstable.rs", "bindings.rs", "lib.rs"].contains(&name.as_str()) {
+            continue;
+        }
+        let theirs = names_of_wasmtime(&text);
+        let shows =
+            |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| theirs.contains(&word));
+        for (at, _) in text.match_indices("pub ") {
+            let item = &text[at..];
+            let signature = if item.starts_with("pub struct ") {
+                // Its public fields, in lines of their own.
+                let body = item.split("\n}").next().unwrap();
+                body.lines().filter(|line| line.trim_start().starts_with("pub ")).collect::<String>()
+            } else if ["fn", "async", "const", "trait", "type", "use"].iter().any(|kind| item[4..].starts_with(kind)) {
+                item.split(['{', ';']).next().unwrap().to_owned()
+            } else {
+                continue;
+            };
+            assert!(!shows(&signature), "{name}: {signature}");
+        }
+        for line in text.lines().filter(|line| line.starts_with("impl")) {
+            let (what, whom) = line.split_once(" for ").unwrap_or(("", line));
+            let public = whom.split(|c: char| !c.is_alphanumeric()).any(|word| api.iter().any(|name| name == word));
+            assert!(!(public && shows(what)), "{name}: {line}");
+        }
+    }
+}
