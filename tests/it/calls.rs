@@ -214,7 +214,7 @@ isopod::world!({
     inline: "package test:needy; world needy { import help: func(how: u32) -> u32; export run: func(how: u32) -> u32; }",
 });
 
-const NEEDY: &str = r#"(component
+pub(crate) const NEEDY: &str = r#"(component
     (import "help" (func $help (param "how" u32) (result u32)))
     (core func $f (canon lower (func $help)))
     (core module $m (import "w" "f" (func $f (param i32) (result i32)))
@@ -225,8 +225,8 @@ const NEEDY: &str = r#"(component
 
 /// A host function with every fault an embedder's may have.
 #[derive(Clone)]
-struct Faulty {
-    panics_in_drop: bool,
+pub(crate) struct Faulty {
+    pub(crate) panics_in_drop: bool,
 }
 
 impl NeedyImports for Faulty {

@@ -100,8 +100,10 @@ async fn a_session_is_one_instance_and_ends_with_its_guest() {
 #[tokio::test]
 async fn async_exports_are_called_like_others() {
     let load = |limits| host().function("async").component_file(built("async-shapes")).limits(limits).load();
-    let function = load(Limits::default()).await.unwrap();
-    assert_eq!(function.call::<String>("delay-echo", ("hi",)).await.unwrap().value, "hi");
+    for limits in [Limits::default(), Limits::default().fuel(10_000_000)] {
+        let reply = load(limits).await.unwrap().call::<String>("delay-echo", ("hi",)).await.unwrap();
+        assert_eq!(reply.value, "hi");
+    }
     let function = load(Limits::default().output(1_000)).await.unwrap();
     let error = function.call::<String>("delay-bytes", (vec![7u8; 1_001],)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{}", text(&error));

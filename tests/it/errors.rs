@@ -1,6 +1,8 @@
 //! What people read when something goes wrong: every kind of error that a load or a call can end with, provoked for
 //! real, and its whole text kept as a snapshot. `cargo insta review`, or `INSTA_UPDATE=always`, accepts a new wording.
 
+use crate::calls::{Faulty, NEEDY, Needy};
+use crate::limits;
 use crate::support::{built, host, runner};
 use isopod::{
     CallOptions, Clocks, Command, Error, ErrorKind, Function, Host, KIB, Limits, LoadLimits, Random, Result, Trust, ms,
@@ -207,5 +209,19 @@ async fn texts_of_calls() {
     texts.add("exit", Exited, load("exits", exits).await.unwrap().call::<()>("leave", ()).await);
     let start = runner(r#"(func $s unreachable) (start $s) (func (export "run"))"#);
     texts.add("a start function", Trapped, load("start", start).await.unwrap().call::<()>("run", ()).await);
+    let faulty = || Faulty { panics_in_drop: false };
+    let panics =
+        host().function("needy").component_wat(NEEDY).imports_with(faulty).load_typed::<Needy>().await.unwrap();
+    texts.add("a panic of a host function", HostPanic, panics.run(1).await);
+    let tight = Limits::default().host_calls(100).random_bytes(100).handles(50);
+    for (name, limit, wat) in [
+        ("host calls", Limit::HostCalls, limits::clock(101)),
+        ("randomness", Limit::Random, limits::random(101)),
+        ("handles", Limit::Handles, limits::holds(60)),
+        ("transfer", Limit::Transfer, limits::passes(5_000_000)),
+    ] {
+        let function = host().function("bounded").component_wat(wat).deny_at_call().limits(tight.clone()).load().await;
+        texts.add(name, LimitExceeded(limit), function.unwrap().call::<()>("run", ()).await);
+    }
     insta::assert_snapshot!("calls", texts.0);
 }

@@ -193,7 +193,8 @@ fn calls_wasi(interface: &str, function: &str, ty: &str, lower: &str, params: &s
     )
 }
 
-fn clock(times: u32) -> String {
+/// Asks for the time, so often.
+pub(crate) fn clock(times: u32) -> String {
     let now = "(call $f) drop";
     calls_wasi("wasi:clocks/monotonic-clock@0.2.0", "now", "(result u64)", "", "(result i64)", now, times)
 }
@@ -213,14 +214,16 @@ async fn host_calls_are_counted_and_bounded() {
     }
 }
 
+/// Asks for that many random bytes at once.
+pub(crate) fn random(bytes: u64) -> String {
+    let args = format!("(call $f (i64.const {bytes}) (i32.const 0))");
+    let lower = "(memory $mem) (realloc $realloc)";
+    let ty = "(param \"len\" u64) (result (list u8))";
+    calls_wasi("wasi:random/random@0.2.0", "get-random-bytes", ty, lower, "(param i64 i32)", &args, 1)
+}
+
 #[tokio::test]
 async fn randomness_is_bounded_per_request_and_the_result_fits_the_transfer() {
-    let random = |bytes: u64| {
-        let args = format!("(call $f (i64.const {bytes}) (i32.const 0))");
-        let lower = "(memory $mem) (realloc $realloc)";
-        let ty = "(param \"len\" u64) (result (list u8))";
-        calls_wasi("wasi:random/random@0.2.0", "get-random-bytes", ty, lower, "(param i64 i32)", &args, 1)
-    };
     let host = host();
     let function = load(host.function("f").component_wat(random(1_000)), Limits::default().random_bytes(1_000)).await;
     function.call::<()>("run", ()).await.unwrap();
@@ -229,12 +232,10 @@ async fn randomness_is_bounded_per_request_and_the_result_fits_the_transfer() {
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Random), "{error:?}");
 }
 
-#[tokio::test]
-async fn what_a_guest_passes_at_once_is_bounded() {
-    // A list of 1 000 000 bytes, passed to an import that takes bytes.
-    let wat = |bytes: u32| {
-        format!(
-            r#"(component
+/// Passes that many bytes to an import.
+pub(crate) fn passes(bytes: u32) -> String {
+    format!(
+        r#"(component
             (import "sink" (func $sink (param "data" (list u8))))
             (core module $libc (memory (export "m") 100))
             (core instance $libc (instantiate $libc))
@@ -245,20 +246,22 @@ async fn what_a_guest_passes_at_once_is_bounded() {
             (core instance $w (export "f" (func $f)))
             (core instance $i (instantiate $m (with "w" (instance $w))))
             (func (export "run") (canon lift (core func $i "run"))))"#
-        )
-    };
+    )
+}
+
+#[tokio::test]
+async fn what_a_guest_passes_at_once_is_bounded() {
     for (bytes, kind) in [(1_000, ErrorKind::Denied), (5_000_000, ErrorKind::LimitExceeded(Limit::Transfer))] {
-        let function = load(host().function("f").component_wat(wat(bytes)).deny_at_call(), Limits::default()).await;
+        let function = load(host().function("f").component_wat(passes(bytes)).deny_at_call(), Limits::default()).await;
         let error = function.call::<()>("run", ()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
     }
 }
 
-#[tokio::test]
-async fn handles_are_bounded() {
-    let wat = |count: u32| {
-        format!(
-            r#"(component
+/// Makes that many handles of a resource of its own, and drops none.
+pub(crate) fn holds(count: u32) -> String {
+    format!(
+        r#"(component
             (type $r (resource (rep i32)))
             (core func $new (canon resource.new $r))
             (core module $m (import "w" "new" (func $new (param i32) (result i32)))
@@ -268,12 +271,15 @@ async fn handles_are_bounded() {
             (core instance $w (export "new" (func $new)))
             (core instance $i (instantiate $m (with "w" (instance $w))))
             (func (export "run") (canon lift (core func $i "run"))))"#
-        )
-    };
+    )
+}
+
+#[tokio::test]
+async fn handles_are_bounded() {
     let host = host();
     let limits = Limits::default().handles(50);
-    load(host.function("f").component_wat(wat(49)), limits.clone()).await.call::<()>("run", ()).await.unwrap();
-    let function = load(host.function("f").component_wat(wat(60)), limits).await;
+    load(host.function("f").component_wat(holds(49)), limits.clone()).await.call::<()>("run", ()).await.unwrap();
+    let function = load(host.function("f").component_wat(holds(60)), limits).await;
     let error = function.call::<()>("run", ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
 }
