@@ -3,15 +3,15 @@
 //! A call runs on its caller's task; dropping the future cancels it. Time is read twice for a call that never waits.
 //! Whatever ends the call, it ends here: the store is dropped, the seat given back, the receipt told once.
 
+use crate::capability::cli::Invocation;
 use crate::clock::{Clock, Nanos};
 use crate::engine::pool::Lease;
-use crate::engine::state::guarded;
+use crate::engine::state::{State, guarded};
 use crate::engine::ticker::{Alarm, Until};
 use crate::engine::trap::{self, Fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::Inner;
 use crate::usage::{Output, Receipt, Reply, Usage};
-use crate::{capability::cli::Invocation, denial::Denial};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -67,16 +67,12 @@ pub(crate) async fn run<R>(
     let limits = &function.blueprint.limits;
     let deadline = started.plus(options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline)));
     let watch = Watch::new(started);
-    let seat = admit(function, &watch, deadline).await.map_err(|error| function.refuse(options, error))?;
-    let mut call = Ending {
-        function,
-        options,
-        watch: &watch,
-        lease: function.blueprint.lease(invocation),
-        _seat: seat,
-        told: false,
-    };
-    let lease = &mut call.lease;
+    let mut call = Ending { function, options, watch: &watch, lease: None, seat: None, told: false };
+    match admit(function, &watch, deadline).await {
+        Ok(seat) => call.seat = Some(seat),
+        Err(error) => return call.settle(End::Refused(error)),
+    }
+    let lease = call.lease.insert(function.blueprint.lease(invocation));
     let halt = lease.store.data().halt.clone();
     let end = {
         let work = pin!(Some(async move {
@@ -99,18 +95,23 @@ struct Seat<'a> {
 async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Result<Seat<'a>> {
     let host = &*function.host;
     // A permit that is free has nobody waiting for it, so this overtakes no one.
-    if let Ok(_function) = function.seats.try_acquire()
-        && let Ok(_host) = host.seats.try_acquire()
-    {
-        return Ok(Seat { _function, _host });
-    }
+    let scarce = match function.seats.try_acquire() {
+        Ok(_function) => match host.seats.try_acquire() {
+            Ok(_host) => return Ok(Seat { _function, _host }),
+            Err(_) => format!("all {} seats of the host are taken (`HostBuilder::seats`)", host.engines.seats()),
+        },
+        Err(_) => {
+            let seats = function.blueprint.limits.concurrency;
+            format!("all {seats} seats of this function are taken (`Limits::concurrency`)")
+        }
+    };
+    let overloaded = |what: String| {
+        let text = format!("{scarce}, and {what}; try again later, or allow more at once");
+        Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()))
+    };
     let limits = &function.blueprint.limits;
     let Some(_place) = function.line.join(limits.queue) else {
-        let text = format!(
-            "all {} seats of this function or all of the host's are taken, and {} calls wait already; try again later, or raise `Limits::queue` or `Limits::concurrency`",
-            limits.concurrency, limits.queue
-        );
-        return Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()));
+        return overloaded(format!("{} calls wait already (`Limits::queue`)", limits.queue));
     };
     let last = watch.started.plus(limits.queue_wait).min(deadline);
     let acquire = pin!(async {
@@ -121,14 +122,7 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Resul
     });
     let seat = Until { alarm: host.ticker.alarm(), instant: last, future: acquire }.await;
     watch.resume(host.clock.now());
-    seat.unwrap_or_else(|| {
-        let text = format!(
-            "it waited {:?} for one of {} seats of this function or of the host's; try again later, or raise `Limits::concurrency`",
-            last.since(watch.started),
-            limits.concurrency
-        );
-        Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()))
-    })
+    seat.unwrap_or_else(|| overloaded(format!("none was free for {:?}", last.since(watch.started))))
 }
 
 /// The clock of one call.
@@ -169,6 +163,8 @@ impl Watch {
 
 /// How a call's work ended.
 enum End<R> {
+    /// It got no seat.
+    Refused(Error),
     Done(Result<R, Fault>),
     Deadline,
     Busy,
@@ -231,23 +227,25 @@ struct Ending<'a> {
     options: &'a Options,
     watch: &'a Watch,
     /// Before the seat: the slot is free again before the next call may take it.
-    lease: Lease,
-    _seat: Seat<'a>,
+    lease: Option<Lease>,
+    seat: Option<Seat<'a>>,
     told: bool,
 }
 
 impl Ending<'_> {
     fn settle<R>(mut self, end: End<R>) -> Result<Reply<R>> {
         let limits = &self.function.blueprint.limits;
-        let state = self.lease.store.data();
-        let result = match end {
+        let state = self.lease.as_ref().map(|lease| lease.store.data());
+        let result = match (end, state) {
+            (End::Refused(error) | End::Done(Err(Fault::Own(error))), _) => Err(error),
             // Whatever the guest did after it was to stop does not count.
-            End::Done(Ok(_)) | End::Halted if let Some(stop) = state.stop => Err(trap::stopped(stop, limits)),
-            End::Done(Ok(value)) => Ok(value),
-            End::Done(Err(Fault::Wasm(error))) => Err(trap::explain(&error, state, limits)),
-            End::Done(Err(Fault::Own(error))) => Err(error),
-            End::Halted => Err(Error::new(ErrorKind::Internal, "it was stopped without a reason; please report this")),
-            End::Deadline => {
+            (End::Done(Ok(_)) | End::Halted, Some(State { stop: Some(stop), .. })) => Err(trap::stopped(*stop, limits)),
+            (End::Done(Ok(value)), _) => Ok(value),
+            (End::Done(Err(Fault::Wasm(error))), Some(state)) => Err(trap::explain(&error, state, limits)),
+            (End::Done(Err(Fault::Wasm(_))) | End::Halted, _) => {
+                Err(Error::new(ErrorKind::Internal, "it ended without a reason; please report this"))
+            }
+            (End::Deadline, _) => {
                 let (deadline, knob) = match self.options.deadline {
                     Some(narrower) if narrower < limits.deadline => (narrower, "the handle's `deadline`"),
                     _ => (limits.deadline, "`Limits::deadline`"),
@@ -258,21 +256,21 @@ impl Ending<'_> {
                 );
                 Err(Error::new(ErrorKind::TimedOut, text))
             }
-            End::Busy => Err(Error::new(
+            (End::Busy, _) => Err(Error::new(
                 ErrorKind::TimedOut,
                 format!(
                     "it computed for more than its {:?} of busy time; raise `Limits::busy` or give it less to do",
                     limits.busy
                 ),
             )),
-            End::Panicked(payload) => Err(Error::new(
+            (End::Panicked(payload), _) => Err(Error::new(
                 ErrorKind::HostPanic,
                 format!("a host function panicked: {}; mend that function", panic_text(payload)),
             )),
         };
-        self.told = true;
         let (usage, output) = self.receipt(result.as_ref().err().map(Error::kind));
-        let denials = self.denials();
+        let denials = self.lease.as_mut().map(|lease| std::mem::take(&mut lease.store.data_mut().denials));
+        let denials = denials.unwrap_or_default();
         match result {
             Ok(value) => Ok(Reply { value, usage, denials, output }),
             Err(error) => Err(error.of(&self.function.name).receipt(usage, denials, output)),
@@ -281,29 +279,26 @@ impl Ending<'_> {
 
     /// Draws up the receipt and tells whoever wants to know. Once per call.
     fn receipt(&mut self, error: Option<ErrorKind>) -> (Usage, Output) {
-        let fuel = self.lease.fuel_used();
-        let state = self.lease.store.data_mut();
-        let (output, log_dropped) = state.take_output();
-        let (bytes_in, bytes_out) = state.traffic();
-        let usage = Usage {
-            wall: self.watch.last().since(self.watch.started),
-            busy: self.watch.busy(),
-            fuel,
-            peak_memory: state.budget.peak,
-            bytes_in,
-            bytes_out,
-            host_calls: state.host_calls,
-            log_bytes: (output.stdout.len() + output.stderr.len()) as u64,
-            log_dropped,
-            cold: true,
-        };
-        self.function.pace.note(usage.wall);
-        self.function.tell(self.options, error, usage);
+        self.told = true;
+        let mut usage =
+            Usage { wall: self.watch.last().since(self.watch.started), busy: self.watch.busy(), ..Usage::default() };
+        let mut output = Output::default();
+        if let Some(lease) = &mut self.lease {
+            usage.fuel = lease.fuel_used();
+            usage.cold = true;
+            let state = lease.store.data_mut();
+            (output, usage.log_dropped) = state.take_output();
+            usage.log_bytes = (output.stdout.len() + output.stderr.len()) as u64;
+            (usage.bytes_in, usage.bytes_out) = state.traffic();
+            usage.peak_memory = state.budget.peak;
+            usage.host_calls = state.host_calls;
+            self.function.pace.note(usage.wall);
+        }
+        if let Some(meter) = &self.function.host.meter {
+            let tenant = self.options.tenant().unwrap_or("");
+            meter.record(&Receipt { function: &self.function.name, tenant, error, usage });
+        }
         (usage, output)
-    }
-
-    fn denials(&mut self) -> Vec<Denial> {
-        std::mem::take(&mut self.lease.store.data_mut().denials)
     }
 }
 
@@ -312,20 +307,6 @@ impl Drop for Ending<'_> {
         if !self.told {
             self.receipt(Some(ErrorKind::Cancelled));
         }
-    }
-}
-
-impl Inner {
-    fn tell(&self, options: &Options, error: Option<ErrorKind>, usage: Usage) {
-        if let Some(meter) = &self.host.meter {
-            meter.record(&Receipt { function: &self.name, tenant: options.tenant().unwrap_or(""), error, usage });
-        }
-    }
-
-    /// The receipt of a call that never got a seat.
-    fn refuse(&self, options: &Options, error: Error) -> Error {
-        self.tell(options, Some(error.kind()), Usage::default());
-        error.of(&self.name).receipt(Usage::default(), Vec::new(), Output::default())
     }
 }
 

@@ -69,6 +69,11 @@ impl Engines {
         Engines { made: Mutex::default(), seats, strict }
     }
 
+    /// Calls that may run at once.
+    pub(crate) fn seats(&self) -> u32 {
+        self.seats
+    }
+
     /// The engine of that flavour, made now if this is its first function.
     pub(crate) fn get(&self, flavour: Flavour, ticker: &Ticker) -> Result<Arc<Engine>> {
         let mut made = self.made.lock();

@@ -70,14 +70,24 @@ async fn the_meter_is_told_once_per_call_however_it_ends() {
     function.tenant("good").call::<u32>("count", ()).await.unwrap();
     function.tenant("bad").call::<()>("trap", ()).await.unwrap_err();
     let dropped = function.tenant("gone");
-    let mut call = Box::pin(dropped.call::<()>("spin", ()));
-    std::future::poll_fn(|cx| {
-        assert!(call.as_mut().poll(cx).is_pending());
-        std::task::Poll::Ready(())
-    })
-    .await;
-    drop(call);
-    let expected = [("good", None), ("bad", Some(ErrorKind::Trapped)), ("gone", Some(ErrorKind::Cancelled))];
+    poll_once_and_drop(dropped.call::<()>("spin", ())).await;
+    // In the line as well: the only seat is taken.
+    let limits = Limits::default().concurrency(1).deadline(ms(60_000)).busy(ms(60_000));
+    let narrow = load(host.function("counter").component_wat(COUNT), limits).await;
+    let mut taken = Box::pin(narrow.call::<()>("spin", ()));
+    std::future::poll_fn(|cx| std::task::Poll::Ready(taken.as_mut().poll(cx).is_pending())).await;
+    poll_once_and_drop(narrow.tenant("waiting").call::<()>("spin", ())).await;
+    let full = load(host.function("counter").component_wat(COUNT), Limits::default().concurrency(1).queue(0)).await;
+    let mut other = Box::pin(full.call::<()>("spin", ()));
+    std::future::poll_fn(|cx| std::task::Poll::Ready(other.as_mut().poll(cx).is_pending())).await;
+    assert_eq!(full.tenant("full").call::<()>("spin", ()).await.unwrap_err().kind(), ErrorKind::Overloaded);
+    let expected = [
+        ("good", None),
+        ("bad", Some(ErrorKind::Trapped)),
+        ("gone", Some(ErrorKind::Cancelled)),
+        ("waiting", Some(ErrorKind::Cancelled)),
+        ("full", Some(ErrorKind::Overloaded)),
+    ];
     assert_eq!(book.take(), expected.map(|(tenant, kind)| (tenant.to_owned(), kind)));
 }
 

@@ -24,7 +24,7 @@ impl Texts {
 /// The text without what differs from run to run.
 fn stable(error: &Error) -> String {
     let mut text = format!("{error:?}").replace(env!("CARGO_MANIFEST_DIR"), "..");
-    for (before, after) in [("(busy ", ")"), ("it waited ", " for one")] {
+    for (before, after) in [("(busy ", ")"), ("free for ", ";")] {
         if let Some(start) = text.find(before).map(|at| at + before.len()) {
             let end = text[start..].find(after).map_or(text.len(), |at| start + at);
             text.replace_range(start..end, "[time]");
