@@ -202,7 +202,7 @@ pub(crate) fn clock(times: u32) -> String {
 #[tokio::test]
 async fn host_calls_are_counted_and_bounded() {
     let host = host();
-    for limits in [Limits::default(), Limits::default().fuel(50_000_000)] {
+    for limits in [Limits::default(), Limits::default().fuel(1_000_000)] {
         let function = load(host.function("f").component_wat(clock(100)), limits.clone().host_calls(100)).await;
         assert_eq!(function.call::<()>("run", ()).await.unwrap().usage.host_calls, 100);
         let function = load(host.function("f").component_wat(clock(101)), limits.clone().host_calls(100)).await;
