@@ -8,5 +8,6 @@ mod grants;
 mod guests;
 mod limits;
 mod support;
+mod third_party;
 mod tidy;
 mod typed;
