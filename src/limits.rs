@@ -333,11 +333,15 @@ pub struct LoadLimits {
 
 impl From<Trust> for LoadLimits {
     /// For [`Trust::Own`]: 64 MiB, 200 000 functions, 64 core instances, nesting 100. For [`Trust::Untrusted`]:
-    /// 8 MiB, 50 000 functions, 20 core instances, nesting 50.
+    /// 8 MiB, 50 000 functions, 48 core instances, nesting 50.
     fn from(trust: Trust) -> LoadLimits {
+        // Chosen by what other people's tools make of a world with one function (guests/third-party). The largest that
+        // strangers plausibly send is QuickJS: 1.7 MB, 2 430 functions, nesting 4. Its build without WASI counts 30
+        // instances, and one more for each interface that the world exports. StarlingMonkey (12 MB) and Python (18 MB,
+        // 13 500 functions, 39 instances) take ten seconds and more to compile, too long for a stranger's.
         match trust {
             Trust::Own => LoadLimits { bytes: 64 * MIB, functions: 200_000, instances: 64, nesting: 100 },
-            Trust::Untrusted => LoadLimits { bytes: 8 * MIB, functions: 50_000, instances: 20, nesting: 50 },
+            Trust::Untrusted => LoadLimits { bytes: 8 * MIB, functions: 50_000, instances: 48, nesting: 50 },
         }
     }
 }
@@ -355,13 +359,14 @@ impl LoadLimits {
         self
     }
 
-    /// Core instances. At most [`LoadLimits::MAX_INSTANCES`], which the pool is made for.
+    /// Core instances, those of the component's parts included; a part without any counts as one. At most
+    /// [`LoadLimits::MAX_INSTANCES`], which the pool is made for.
     pub fn core_instances(mut self, count: u32) -> LoadLimits {
         self.instances = count;
         self
     }
 
-    /// Depth of blocks in a function, and of components and types within each other.
+    /// Depth of components, core modules and types within each other.
     pub fn nesting(mut self, depth: u32) -> LoadLimits {
         self.nesting = depth;
         self

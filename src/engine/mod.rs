@@ -155,7 +155,9 @@ fn config(flavour: Flavour) -> Config {
     config
 }
 
-/// Memories and tables that one component may have. Toolchains make one memory, and a table or two for each instance.
+/// Memories and tables that one component may have. Most of the toolchains in guests/third-party make one memory and
+/// two tables at most; componentize-qjs makes two of each, and three of each where it stubs WASI. A memory takes 4 GiB
+/// of address space for each seat of each engine: eight, with 1 000 seats and four engines, are more than there is.
 const MEMORIES: u32 = 4;
 const TABLES: u32 = 16;
 

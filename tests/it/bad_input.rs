@@ -57,15 +57,20 @@ async fn a_function_without_a_component() {
 #[tokio::test]
 async fn strangers_components_are_bounded_and_own_ones_less() {
     let host = host();
-    let part = "(core instance (instantiate $m))".repeat(30);
-    let bytes = wat::parse_str(format!("(component (core module $m) {part})")).unwrap();
+    let with = |instances: usize| {
+        let parts = "(core instance (instantiate $m))".repeat(instances);
+        wat::parse_str(format!("(component (core module $m) {parts})")).unwrap()
+    };
+    // What componentize-qjs makes of a world with ten interfaces.
+    host.function("usual").component_bytes(with(40)).load().await.unwrap();
+    let bytes = with(60);
     let error = host.function("big").component_bytes(bytes.clone()).load().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooComplex);
     assert!(error.to_string().contains("LoadLimits::core_instances"), "{error}");
     host.function("big").component_bytes(bytes.clone()).trust(Trust::Own).load().await.unwrap();
     host.function("big")
         .component_bytes(bytes.clone())
-        .load_limits(LoadLimits::from(Trust::Untrusted).core_instances(30))
+        .load_limits(LoadLimits::from(Trust::Untrusted).core_instances(60))
         .load()
         .await
         .unwrap();
