@@ -331,6 +331,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 bytes: bounds.bytes,
                 functions: bounds.functions,
                 instances: bounds.instances,
+                adapters: bounds.adapters,
                 nesting: bounds.nesting,
             },
         )
@@ -412,7 +413,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::TooComplex { what, found, limit } => Error::new(
             ErrorKind::TooComplex,
             format!(
-                "the component has {found} {what}, more than the {limit} it may have; raise `LoadLimits::{what}` if you trust it"
+                "the component has at least {found} {what}, more than the {limit} it may have; raise `LoadLimits::{what}` if you trust it"
             ),
         ),
     }

@@ -328,20 +328,25 @@ pub struct LoadLimits {
     pub(crate) bytes: u64,
     pub(crate) functions: u32,
     pub(crate) instances: u32,
+    pub(crate) adapters: u32,
     pub(crate) nesting: u32,
 }
 
 impl From<Trust> for LoadLimits {
-    /// For [`Trust::Own`]: 64 MiB, 200 000 functions, 64 core instances, nesting 100. For [`Trust::Untrusted`]:
-    /// 8 MiB, 50 000 functions, 48 core instances, nesting 50.
+    /// For [`Trust::Own`]: 64 MiB, 200 000 functions, 64 core instances, 10 000 adapters, nesting 100. For
+    /// [`Trust::Untrusted`]: 8 MiB, 50 000 functions, 20 core instances, 1 000 adapters, nesting 50.
     fn from(trust: Trust) -> LoadLimits {
         // Chosen by what other people's tools make of a world with one function (guests/third-party). The largest that
-        // strangers plausibly send is QuickJS: 1.7 MB, 2 430 functions, nesting 4. Its build without WASI counts 30
-        // instances, and one more for each interface that the world exports. StarlingMonkey (12 MB) and Python (18 MB,
-        // 13 500 functions, 39 instances) take ten seconds and more to compile, too long for a stranger's.
+        // strangers plausibly send is QuickJS: 1.7 MB, 2 630 functions, 11 core instances, 90 adapters, nesting 4.
+        // StarlingMonkey (12 MB) and Python (18 MB, 16 700 functions, 38 core instances, 121 adapters) take ten seconds
+        // and more to compile, too long for a stranger's. An adapter takes about 2 ms.
         match trust {
-            Trust::Own => LoadLimits { bytes: 64 * MIB, functions: 200_000, instances: 64, nesting: 100 },
-            Trust::Untrusted => LoadLimits { bytes: 8 * MIB, functions: 50_000, instances: 48, nesting: 50 },
+            Trust::Own => {
+                LoadLimits { bytes: 64 * MIB, functions: 200_000, instances: 64, adapters: 10_000, nesting: 100 }
+            }
+            Trust::Untrusted => {
+                LoadLimits { bytes: 8 * MIB, functions: 50_000, instances: 20, adapters: 1_000, nesting: 50 }
+            }
         }
     }
 }
@@ -359,10 +364,17 @@ impl LoadLimits {
         self
     }
 
-    /// Core instances, those of the component's parts included; a part without any counts as one. At most
-    /// [`LoadLimits::MAX_INSTANCES`], which the pool is made for.
+    /// Core instances, those of the component's parts included. At most [`LoadLimits::MAX_INSTANCES`], which the pool
+    /// is made for.
     pub fn core_instances(mut self, count: u32) -> LoadLimits {
         self.instances = count;
+        self
+    }
+
+    /// Parts of the component, and functions that pass from part to part or out of it, as often as they are
+    /// instantiated: code is compiled for each, so that a small component can ask for much.
+    pub fn adapters(mut self, count: u32) -> LoadLimits {
+        self.adapters = count;
         self
     }
 

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use precheck::{Bounds, inspect};
 use wasmparser::{Validator, WasmFeatures};
 
-const BOUNDS: Bounds = Bounds { bytes: 8 << 20, functions: 50_000, instances: 48, nesting: 50 };
+const BOUNDS: Bounds = Bounds { bytes: 8 << 20, functions: 50_000, instances: 20, adapters: 1_000, nesting: 50 };
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(facts) = inspect(bytes, BOUNDS) else { return };

@@ -92,9 +92,8 @@ clang_tools() {
 rust_tools() {
     rustup target list --installed | grep -qx wasm32-wasip1 && rustup target list --installed | grep -qx wasm32-wasip2 && return
     local packages=(rustc-web rust-web-src cargo-web rust-web-llvm lld-22 wasi-libc)
-    debian /usr/lib/rustlib/src/rust/library/Cargo.lock "${packages[@]}" && debian /usr/bin/rust-lld "${packages[@]}" &&
-        debian /usr/lib/wasm32-wasi/libc.a wasi-libc
-    debian=1
+    debian /usr/bin/cargo "${packages[@]}" && debian /usr/lib/rustlib/src/rust/library/Cargo.lock "${packages[@]}" &&
+        debian /usr/bin/rust-lld "${packages[@]}" && debian /usr/lib/wasm32-wasi/libc.a wasi-libc && of_debian=1
 }
 
 rust_and_npm_tools() { once rust_tools && once npm_tools; }
@@ -119,7 +118,7 @@ rust() {
     local cargo=cargo std=() target=$1 built=$tools/target/$1/release/third_party.wasm
     export CARGO_TARGET_DIR=$tools/target CARGO_ENCODED_RUSTFLAGS=
     unset RUSTFLAGS
-    if [ -n "${debian:-}" ]; then
+    if [ -n "${of_debian:-}" ]; then
         export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS=-Lnative=/usr/lib/wasm32-wasi
         cargo=/usr/bin/cargo std=(-Z build-std=std,panic_abort)
     fi

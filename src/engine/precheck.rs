@@ -17,6 +17,7 @@ pub(crate) struct Bounds {
     pub bytes: u64,
     pub functions: u32,
     pub instances: u32,
+    pub adapters: u32,
     pub nesting: u32,
 }
 
@@ -29,6 +30,8 @@ pub(crate) struct Facts {
     pub functions: u32,
     /// Core instances that one instance of the component consists of.
     pub instances: u32,
+    /// Parts and adapters of one instance of the component.
+    pub adapters: u32,
 }
 
 /// Why the bytes are not even tried.
@@ -50,7 +53,7 @@ impl From<wasmparser::BinaryReaderError> for Refusal {
 pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
     within("component_bytes", bytes.len() as u64, bounds.bytes)?;
     recognise(bytes)?;
-    let mut survey = Survey { bounds, facts: Facts::default(), scopes: Vec::new(), dearest: 0 };
+    let mut survey = Survey { bounds, facts: Facts::default(), scopes: Vec::new(), dearest: Cost::default() };
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload?;
         if let Payload::ComponentTypeSection(section) = &payload {
@@ -105,17 +108,27 @@ struct Survey {
     facts: Facts,
     /// One entry for each component that is being read, outermost first; a core module is a scope too, as it has an end.
     scopes: Vec<Scope>,
-    /// The largest count of any component read so far: stands in for one whose identity can't be told here.
-    dearest: u64,
+    /// The largest counts of any component read so far: stand in for one whose identity can't be told here.
+    dearest: Cost,
+}
+
+/// What one instance of a component is made of, its parts included.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// Core instances.
+    instances: u64,
+    /// Component instances, and core functions made of component functions: wasmtime inlines the former and compiles
+    /// code for the latter, once for each time they are instantiated.
+    adapters: u64,
 }
 
 #[derive(Default)]
 struct Scope {
     module: bool,
-    /// Core instances that one instance of this component makes, those of its parts included.
-    instances: u64,
+    /// What one instance of this component costs.
+    cost: Cost,
     /// The same for each entry of this component's index space of components.
-    components: Vec<u64>,
+    components: Vec<Cost>,
 }
 
 impl Survey {
@@ -133,15 +146,15 @@ impl Survey {
             Payload::InstanceSection(section) => {
                 for instance in section {
                     if let Instance::Instantiate { .. } = instance? {
-                        self.instantiate(1)?;
+                        self.spend(Cost { instances: 1, adapters: 0 })?;
                     }
                 }
             }
             Payload::ComponentInstanceSection(section) => {
                 for instance in section {
                     if let ComponentInstance::Instantiate { component_index, .. } = instance? {
-                        let cost = self.cost(0, component_index);
-                        self.instantiate(cost)?;
+                        let Cost { instances, adapters } = self.cost(0, component_index);
+                        self.spend(Cost { instances, adapters: adapters.saturating_add(1) })?;
                     }
                 }
             }
@@ -188,7 +201,11 @@ impl Survey {
             }
             Payload::ComponentCanonicalSection(section) => {
                 for function in section {
-                    self.facts.asynchronous |= needs_async(&function?);
+                    let function = function?;
+                    self.facts.asynchronous |= needs_async(&function);
+                    if !matches!(function, CanonicalFunction::Lift { .. }) {
+                        self.spend(Cost { instances: 0, adapters: 1 })?;
+                    }
                 }
             }
             _ => {}
@@ -202,10 +219,15 @@ impl Survey {
         match self.scopes.last_mut() {
             Some(_) if scope.module => {}
             Some(parent) => {
-                parent.components.push(scope.instances);
-                self.dearest = self.dearest.max(scope.instances);
+                let Cost { instances, adapters } = scope.cost;
+                parent.components.push(scope.cost);
+                self.dearest.instances = self.dearest.instances.max(instances);
+                self.dearest.adapters = self.dearest.adapters.max(adapters);
             }
-            None => self.facts.instances = scope.instances.try_into().unwrap_or(u32::MAX),
+            None => {
+                self.facts.instances = scope.cost.instances.try_into().unwrap_or(u32::MAX);
+                self.facts.adapters = scope.cost.adapters.try_into().unwrap_or(u32::MAX);
+            }
         }
         Ok(())
     }
@@ -215,21 +237,22 @@ impl Survey {
         within("functions", self.facts.functions.into(), self.bounds.functions.into())
     }
 
-    fn instantiate(&mut self, instances: u64) -> Result<(), Refusal> {
-        let Some(scope) = self.scopes.last_mut() else { return Ok(()) };
-        // Instantiating a component costs time even where it holds no core instance, so each counts as one at least.
-        scope.instances = scope.instances.saturating_add(instances.max(1));
-        within("core_instances", scope.instances, self.bounds.instances.into())
+    fn spend(&mut self, more: Cost) -> Result<(), Refusal> {
+        let Some(Scope { cost, .. }) = self.scopes.last_mut() else { return Ok(()) };
+        cost.instances = cost.instances.saturating_add(more.instances);
+        cost.adapters = cost.adapters.saturating_add(more.adapters);
+        within("core_instances", cost.instances, self.bounds.instances.into())?;
+        within("adapters", cost.adapters, self.bounds.adapters.into())
     }
 
-    fn name(&mut self, cost: u64) {
+    fn name(&mut self, cost: Cost) {
         if let Some(scope) = self.scopes.last_mut() {
             scope.components.push(cost);
         }
     }
 
-    /// Core instances of the component with that index, `outer` scopes up. An index out of range is for the validator.
-    fn cost(&self, outer: u32, index: u32) -> u64 {
+    /// The cost of the component with that index, `outer` scopes up. An index out of range is for the validator.
+    fn cost(&self, outer: u32, index: u32) -> Cost {
         let scope = self.scopes.len().checked_sub(1 + outer as usize).and_then(|at| self.scopes.get(at));
         scope.and_then(|scope| scope.components.get(index as usize)).copied().unwrap_or(self.dearest)
     }
@@ -269,7 +292,7 @@ fn needs_async(function: &CanonicalFunction) -> bool {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, functions: 10, instances: 20, nesting: 5 };
+    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, functions: 10, instances: 20, adapters: 50, nesting: 5 };
 
     fn look(wat: &str) -> Result<Facts, Refusal> {
         inspect(&wat::parse_str(wat).unwrap(), BOUNDS)
@@ -338,6 +361,21 @@ mod tests {
         }
         let big = vec![0; (1 << 20) + 1];
         assert!(matches!(inspect(&big, BOUNDS), Err(Refusal::TooComplex { what: "component_bytes", .. })));
+    }
+
+    /// Neither has a core instance of its own; compiled, both are as large as they are nested.
+    #[test]
+    fn parts_and_adapters_are_counted_with_their_multiplicity() {
+        let nest = |import: &str, leaf: &str, with: &str| {
+            let parts = format!("(instance (instantiate $c {with}))").repeat(3);
+            let nested = (0..3).fold(leaf.to_owned(), |inner, _| format!("(component $c {import} {inner}) {parts}"));
+            look(&format!("(component {import} {nested})"))
+        };
+        let empty = nest("", "", "").unwrap();
+        assert_eq!((empty.instances, empty.adapters), (0, 3 + 9 + 27));
+        let lowering =
+            nest(r#"(import "f" (func $f))"#, "(core func (canon lower (func $f)))", r#"(with "f" (func $f))"#);
+        assert_eq!(lowering, Err(Refusal::TooComplex { what: "adapters", found: 3 + 9 + 27 + 27, limit: 50 }));
     }
 
     /// Without its bound, this test ends the process.

@@ -61,16 +61,15 @@ async fn strangers_components_are_bounded_and_own_ones_less() {
         let parts = "(core instance (instantiate $m))".repeat(instances);
         wat::parse_str(format!("(component (core module $m) {parts})")).unwrap()
     };
-    // What componentize-qjs makes of a world with ten interfaces.
-    host.function("usual").component_bytes(with(40)).load().await.unwrap();
-    let bytes = with(60);
+    host.function("usual").component_bytes(with(20)).load().await.unwrap();
+    let bytes = with(30);
     let error = host.function("big").component_bytes(bytes.clone()).load().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooComplex);
     assert!(error.to_string().contains("LoadLimits::core_instances"), "{error}");
     host.function("big").component_bytes(bytes.clone()).trust(Trust::Own).load().await.unwrap();
     host.function("big")
         .component_bytes(bytes.clone())
-        .load_limits(LoadLimits::from(Trust::Untrusted).core_instances(60))
+        .load_limits(LoadLimits::from(Trust::Untrusted).core_instances(30))
         .load()
         .await
         .unwrap();
@@ -82,6 +81,37 @@ async fn strangers_components_are_bounded_and_own_ones_less() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misuse);
+}
+
+/// Half a megabyte that would take a minute and a gigabyte to compile: adapters are counted with their multiplicity.
+#[tokio::test]
+async fn a_small_component_with_many_adapters_is_refused() {
+    let (functions, parts) = (200, 9);
+    let all = |text: &dyn Fn(usize) -> String| (0..functions).map(text).collect::<String>();
+    let libc = r#"(memory (export "m") 1) (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0)"#;
+    let ty = r#"(type $t (func (param "x" (list string)) (result (list string))))"#;
+    let wat = format!(
+        r#"(component
+            (component $a
+                (core module $m {libc} {})
+                (core instance $i (instantiate $m)) (alias core export $i "m" (core memory $mem))
+                (alias core export $i "realloc" (core func $re)) {ty} {})
+            (component $b {ty} {} (core module $m {libc}) (core instance $i (instantiate $m))
+                (alias core export $i "m" (core memory $mem)) (alias core export $i "realloc" (core func $re)) {})
+            (instance $a (instantiate $a)) {})"#,
+        all(&|k| format!(r#"(func (export "f{k}") (param i32 i32) (result i32) i32.const 0)"#)),
+        all(&|k| format!(
+            r#"(func (export "f{k}") (type $t) (canon lift (core func $i "f{k}") (memory $mem) (realloc $re)))"#
+        )),
+        all(&|k| format!(r#"(import "f{k}" (func $f{k} (type $t)))"#)),
+        all(&|k| format!("(core func (canon lower (func $f{k}) (memory $mem) (realloc $re)))")),
+        format!("(instance (instantiate $b {}))", all(&|k| format!(r#"(with "f{k}" (func $a "f{k}"))"#))).repeat(parts),
+    );
+    let bytes = wat::parse_str(wat).unwrap();
+    assert!(bytes.len() < 100_000, "{}", bytes.len());
+    let error = host().function("adapters").component_bytes(bytes).load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooComplex);
+    assert!(error.to_string().contains("LoadLimits::adapters"), "{error}");
 }
 
 #[tokio::test]
