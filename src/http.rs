@@ -5,7 +5,8 @@
 //! call. The body ends when the guest has ended, so that an error after the response's head is still seen.
 
 use crate::call::{self, CallOptions};
-use crate::engine::http::{Flow, GuestBody, HttpError, serve};
+use crate::engine::http::{GuestBody, HttpError, serve};
+use crate::engine::state::Flow;
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::function::{Function, Kind};
 use crate::usage::Reply;

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::future::try_join;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::sync::oneshot;
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::{WasiHttpView, p2, p3};
@@ -21,15 +20,6 @@ pub(crate) type Response = http::Response<GuestBody>;
 pub(crate) type GuestBody = UnsyncBoxBody<Bytes, HttpError>;
 /// What `wasi:http` calls an error.
 pub(crate) type HttpError = wasmtime_wasi_http::Error;
-
-/// Bytes of both bodies of one exchange, as they pass.
-#[derive(Default)]
-pub(crate) struct Flow {
-    pub read: AtomicU64,
-    pub written: AtomicU64,
-    /// Whether the guest was refused the rest of the request's body.
-    pub cut: AtomicBool,
-}
 
 /// Serves one request. The response is sent as soon as its head is there; this goes on until the guest has ended and
 /// `read` says that the body was read to its end, or why nobody reads on.

@@ -1,7 +1,6 @@
 //! [`State`]: the `T` of every `Store<T>`, all that belongs to one call.
 
 use super::budget::Budget;
-use super::http::Flow;
 use crate::capability::Bound;
 use crate::capability::cli::{Capture, Invocation};
 use crate::denial::{Denial, MAX_DENIALS};
@@ -11,7 +10,7 @@ use crate::usage::Output;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
@@ -36,6 +35,15 @@ pub struct State {
     pub(crate) flow: Option<Arc<Flow>>,
     wasi: Option<Box<Wasi>>,
     pub(crate) imports: Option<Box<dyn Any + Send>>,
+}
+
+/// Bytes of both bodies of one http exchange, as they pass.
+#[derive(Default)]
+pub(crate) struct Flow {
+    pub read: AtomicU64,
+    pub written: AtomicU64,
+    /// Whether the guest was refused the rest of the request's body.
+    pub cut: AtomicBool,
 }
 
 /// Why a call ends that neither trapped nor ran out of time.
