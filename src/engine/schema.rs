@@ -1,6 +1,6 @@
 //! Component types for people and programs: WIT notation and JSON Schema (2020-12), and whether a type has a JSON form.
 //!
-//! The shapes are those of `value.rs`. The schema gives one way to write a value, ours: whatever it allows is accepted,
+//! The shapes are those of `value`. The schema gives one way to write a value, ours: whatever it allows is accepted,
 //! and results fit it; kebab-case names, or bytes as an array, are accepted although the schema does not allow them.
 //!
 //! Invariants: a type can be a graph whose tree has 10^5 leaves and a name can have 100 000 bytes, so everything here
