@@ -52,12 +52,14 @@ impl<'de> Deserialize<'de> for Handle {
 /// The resources that the caller of one session holds. Numbers are not used again, so an old handle stays unknown.
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
-    pub(super) next: u32,
-    pub(super) held: BTreeMap<u32, Held>,
+    next: u32,
+    held: BTreeMap<u32, Held>,
+    /// Those that the call being prepared uses.
+    used: Vec<u32>,
 }
 
 #[derive(Debug)]
-pub(super) struct Held {
+struct Held {
     resource: ResourceAny,
     /// The type under which it came. Types that are taken from one component compare, whether instantiated or not; the
     /// resource's own type is always an instantiated one.
@@ -86,6 +88,16 @@ impl Handles {
         Ok(number)
     }
 
+    /// The number that the next handle will have, for [`forget_since`](Handles::forget_since).
+    pub(super) fn mark(&self) -> u32 {
+        self.next
+    }
+
+    /// Forgets the handles that came after the mark was taken.
+    pub(super) fn forget_since(&mut self, mark: u32) {
+        self.held.split_off(&mark);
+    }
+
     /// Looks a handle up for one use in the call being prepared.
     pub(super) fn employ(&mut self, number: u32, ty: &ResourceType, use_: Use) -> Result<ResourceAny, Mismatch> {
         let Some(held) = self.held.get_mut(&number) else {
@@ -98,14 +110,15 @@ impl Handles {
             return Err(Mismatch::new("a handle that is given away cannot be used twice in one call"));
         }
         held.use_ = use_;
+        self.used.push(number);
         Ok(held.resource)
     }
 
     /// Ends the preparation of a call: what was given away is gone if the call takes place.
-    pub(super) fn settle(&mut self, used: &[u32], takes_place: bool) {
-        for number in used {
-            match self.held.get_mut(number) {
-                Some(held) if held.use_ == Use::Given && takes_place => drop(self.held.remove(number)),
+    pub(super) fn settle(&mut self, takes_place: bool) {
+        for number in self.used.drain(..) {
+            match self.held.get_mut(&number) {
+                Some(held) if held.use_ == Use::Given && takes_place => drop(self.held.remove(&number)),
                 Some(held) => held.use_ = Use::Free,
                 None => {}
             }

@@ -23,10 +23,10 @@ pub(crate) fn lift<T: DeserializeOwned>(
         (None, None) => return T::deserialize(UnitDeserializer::new()).map_err(|e: Mismatch| e.within("result")),
         _ => return Err(Mismatch::new("the function's result and its type do not belong together")),
     };
-    let before = handles.next;
+    let mark = handles.mark();
     let lifted = T::deserialize(Lift { val, ty: Cow::Borrowed(ty), handles });
     lifted.map_err(|mismatch| {
-        handles.held.split_off(&before);
+        handles.forget_since(mark);
         mismatch.within("result")
     })
 }

@@ -25,13 +25,12 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     max_bytes: u64,
 ) -> Result<(Vec<Val>, u64), Mismatch> {
     let names_left = max_bytes.saturating_mul(NAMES_PER_BYTE);
-    let mut cx = Cx { handles, used: Vec::new(), max_bytes, left: max_bytes, names_left, exceeded: false };
+    let mut cx = Cx { handles, max_bytes, left: max_bytes, names_left, exceeded: false };
     let lowered = args.serialize(Lower { want: Want::Args(params), cx: &mut cx });
     // A foreign `Serialize` may have swallowed the error or wrapped it into another.
     let lowered = if cx.exceeded { Err(Mismatch::TooLarge { max_bytes }) } else { lowered };
-    let used = std::mem::take(&mut cx.used);
     let payload = max_bytes - cx.left;
-    handles.settle(&used, lowered.is_ok());
+    handles.settle(lowered.is_ok());
     match lowered? {
         Val::Tuple(vals) => Ok((vals, payload)),
         _ => Err(Mismatch::new("the arguments did not form a list")),
@@ -41,7 +40,6 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
 /// What all parts of one `lower` share.
 struct Cx<'h> {
     handles: &'h mut Handles,
-    used: Vec<u32>,
     max_bytes: u64,
     left: u64,
     names_left: u64,
@@ -297,7 +295,6 @@ impl<'a, 'h> Lower<'a, 'h> {
             return Err(Mismatch::new("expected the number of a handle"));
         };
         let resource = cx.handles.employ(number, resource, use_)?;
-        cx.used.push(number);
         Ok(Val::Resource(resource))
     }
 }
