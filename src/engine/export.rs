@@ -148,7 +148,7 @@ pub(crate) fn prepare<'a>(
 fn lower<'a>(export: &'a Export, args: &impl Serialize, handles: &mut Handles, limits: &Resolved) -> Result<Ready<'a>> {
     let lowered = value::lower(args, &export.params, handles, limits.input);
     let (args, bytes) = lowered.map_err(|mismatch| match mismatch {
-        Mismatch::TooLarge { .. } => Error::new(
+        Mismatch::TooLarge => Error::new(
             ErrorKind::LimitExceeded(Limit::Input),
             format!(
                 "the arguments of \"{}\" have more than {} bytes; pass less, or raise `Limits::input`",

@@ -1,6 +1,6 @@
 //! Resources of a guest in the caller's hands: numbers outside, and the table of one session that knows what they mean.
 
-use super::Mismatch;
+use super::mismatch::{Mismatch, Result};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde::ser::{self, Serialize, Serializer};
@@ -81,7 +81,7 @@ impl Handles {
         self.held.remove(&handle.0).map(|held| held.resource)
     }
 
-    pub(super) fn insert(&mut self, resource: ResourceAny, ty: ResourceType) -> Result<u32, Mismatch> {
+    pub(super) fn insert(&mut self, resource: ResourceAny, ty: ResourceType) -> Result<u32> {
         let number = self.next;
         self.next = number.checked_add(1).ok_or_else(|| Mismatch::new("the session ran out of handles"))?;
         self.held.insert(number, Held { resource, ty, use_: Use::Free });
@@ -99,7 +99,7 @@ impl Handles {
     }
 
     /// Looks a handle up for one use in the call being prepared.
-    pub(super) fn employ(&mut self, number: u32, ty: &ResourceType, use_: Use) -> Result<ResourceAny, Mismatch> {
+    pub(super) fn employ(&mut self, number: u32, ty: &ResourceType, use_: Use) -> Result<ResourceAny> {
         let Some(held) = self.held.get_mut(&number) else {
             return Err(Mismatch::new("unknown handle: it was used up, or belongs to another session"));
         };

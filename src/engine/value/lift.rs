@@ -1,6 +1,7 @@
 //! Out: [`Val`] to serde, a deserializer that gives the JSON form unless the Rust type asks for another.
 
 use super::handle::HANDLE;
+use super::mismatch::Result;
 use super::{BASE64, Handles, Mismatch, is_octets, same_name, snake};
 use crate::engine::schema;
 use base64::Engine as _;
@@ -13,21 +14,17 @@ use wasmtime::component::types::Type;
 /// Turns a function's result into a Rust value; a function without a result gives unit.
 ///
 /// If the value does not fit `T`, nobody can name its handles; their resources end with the session's instance.
-pub(crate) fn lift<T: DeserializeOwned>(
-    result: Option<&Val>,
-    ty: Option<&Type>,
-    handles: &mut Handles,
-) -> Result<T, Mismatch> {
+pub(crate) fn lift<T: DeserializeOwned>(result: Option<&Val>, ty: Option<&Type>, handles: &mut Handles) -> Result<T> {
     let (val, ty) = match (result, ty) {
         (Some(val), Some(ty)) => (val, ty),
-        (None, None) => return T::deserialize(UnitDeserializer::new()).map_err(|e: Mismatch| e.within("result")),
+        (None, None) => return T::deserialize(UnitDeserializer::new()).map_err(|e: Mismatch| e.at("result")),
         _ => return Err(Mismatch::new("the function's result and its type do not belong together")),
     };
     let mark = handles.mark();
     let lifted = T::deserialize(Lift { val, ty: Cow::Borrowed(ty), handles });
     lifted.map_err(|mismatch| {
         handles.forget_since(mark);
-        mismatch.within("result")
+        mismatch.at("result")
     })
 }
 
@@ -57,7 +54,7 @@ impl<'a> Lift<'a> {
         if is_octets(&self.ty) { vals.iter().map(octet).collect() } else { None }
     }
 
-    fn items<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn items<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let handles = self.handles;
         match (self.val, &*self.ty) {
             (Val::List(vals), Type::List(list)) => {
@@ -72,7 +69,7 @@ impl<'a> Lift<'a> {
     }
 
     /// `names` is how the reader spells the fields of a record.
-    fn fields<'de, V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value, Mismatch> {
+    fn fields<'de, V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value> {
         match (self.val, &*self.ty) {
             (Val::Record(vals), Type::Record(record)) => {
                 let fields = vals.iter().zip(record.fields()).enumerate();
@@ -120,7 +117,7 @@ fn not_finite(v: f64) -> &'static str {
 
 macro_rules! lift_as_any {
     ($($method:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.deserialize_any(visitor)
         })*
     };
@@ -130,7 +127,7 @@ impl<'de> Deserializer<'de> for Lift<'_> {
     type Error = Mismatch;
 
     /// The JSON form.
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         match (this.val, &*this.ty) {
             (Val::Bool(v), _) => visitor.visit_bool(*v),
@@ -170,7 +167,7 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         }
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match (self.val, &*self.ty) {
             (Val::Option(None), _) => visitor.visit_none(),
             (Val::Option(Some(val)), Type::Option(option)) => {
@@ -180,7 +177,7 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value> {
         if name != HANDLE {
             return visitor.visit_newtype_struct(self);
         }
@@ -199,7 +196,7 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         _name: &'static str,
         cases: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Mismatch> {
+    ) -> Result<V::Value> {
         let this = self.peeled();
         let (name, payload) = match this.val {
             Val::Enum(name) => (Cow::Borrowed(name.as_str()), None),
@@ -217,19 +214,19 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         _name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Mismatch> {
+    ) -> Result<V::Value> {
         let this = self.peeled();
         if let Val::Record(_) = this.val { this.fields(fields, visitor) } else { this.deserialize_any(visitor) }
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         match this.val {
             Val::List(_) | Val::Tuple(_) => this.items(visitor),
             _ => this.deserialize_any(visitor),
         }
     }
-    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value> {
         self.deserialize_seq(visitor)
     }
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -237,22 +234,22 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         _name: &'static str,
         _len: usize,
         visitor: V,
-    ) -> Result<V::Value, Mismatch> {
+    ) -> Result<V::Value> {
         self.deserialize_seq(visitor)
     }
 
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         match this.octets() {
             Some(octets) => visitor.visit_byte_buf(octets),
             None => this.deserialize_any(visitor),
         }
     }
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.deserialize_byte_buf(visitor)
     }
 
-    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         match this.val {
             Val::Float32(v) => visitor.visit_f32(*v),
@@ -260,15 +257,15 @@ impl<'de> Deserializer<'de> for Lift<'_> {
             _ => this.deserialize_any(visitor),
         }
     }
-    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.deserialize_f64(visitor)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
         self.deserialize_any(visitor)
     }
     lift_as_any! {
@@ -294,7 +291,7 @@ struct Items<'a, I> {
 }
 
 impl<'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> Items<'a, I> {
-    fn visit<'de, V: Visitor<'de>>(items: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value, Mismatch> {
+    fn visit<'de, V: Visitor<'de>>(items: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
         let mut items = Items { items, index: 0, handles };
         let value = visitor.visit_seq(&mut items)?;
         match items.items.len() {
@@ -306,7 +303,7 @@ impl<'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> Items<'a, I> {
 
 impl<'de, 'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> de::SeqAccess<'de> for Items<'a, I> {
     type Error = Mismatch;
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
         let Some((val, ty)) = self.items.next() else { return Ok(None) };
         let index = self.index;
         self.index += 1;
@@ -327,7 +324,7 @@ struct Entries<'a, I> {
 type Payload<'a> = Option<(&'a Val, Cow<'a, Type>)>;
 
 impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Payload<'a>)>> Entries<'a, I> {
-    fn visit<'de, V: Visitor<'de>>(entries: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value, Mismatch> {
+    fn visit<'de, V: Visitor<'de>>(entries: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
         let mut entries = Entries { entries, value: None, handles };
         let value = visitor.visit_map(&mut entries)?;
         match entries.entries.len() {
@@ -339,13 +336,13 @@ impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Payload<'a>)>> Entries<'a, I
 
 impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Payload<'a>)>> de::MapAccess<'de> for Entries<'a, I> {
     type Error = Mismatch;
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mismatch> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
         let Some((name, payload)) = self.entries.next() else { return Ok(None) };
         let read = seed.deserialize(StrDeserializer::new(&name));
         self.value = Some((name, payload));
         read.map(Some)
     }
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Mismatch> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value> {
         let (name, payload) = self.value.take().ok_or_else(|| Mismatch::new("a value was asked for before its key"))?;
         payload_into(payload, self.handles, seed).map_err(|e| e.at_name(&name))
     }
@@ -358,7 +355,7 @@ fn payload_into<'de, T: DeserializeSeed<'de>>(
     payload: Payload<'_>,
     handles: &mut Handles,
     seed: T,
-) -> Result<T::Value, Mismatch> {
+) -> Result<T::Value> {
     match payload {
         Some((val, ty)) => seed.deserialize(Lift { val, ty, handles }),
         None => seed.deserialize(UnitDeserializer::new()),
@@ -375,14 +372,14 @@ struct Case<'a> {
 impl<'de, 'a> de::EnumAccess<'de> for Case<'a> {
     type Error = Mismatch;
     type Variant = Case<'a>;
-    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Case<'a>), Mismatch> {
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Case<'a>)> {
         Ok((seed.deserialize(StrDeserializer::new(&self.name))?, self))
     }
 }
 
 impl<'de> de::VariantAccess<'de> for Case<'_> {
     type Error = Mismatch;
-    fn unit_variant(self) -> Result<(), Mismatch> {
+    fn unit_variant(self) -> Result<()> {
         match self.payload {
             None => Ok(()),
             Some((_, ty)) => {
@@ -392,21 +389,17 @@ impl<'de> de::VariantAccess<'de> for Case<'_> {
             }
         }
     }
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Mismatch> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value> {
         payload_into(self.payload, self.handles, seed).map_err(|e| e.at_name(&self.name))
     }
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Mismatch> {
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value> {
         match self.payload {
             Some((val, ty)) => Lift { val, ty, handles: self.handles }.deserialize_tuple(len, visitor),
             None => visitor.visit_unit(),
         }
         .map_err(|e: Mismatch| e.at_name(&self.name))
     }
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Mismatch> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value> {
         match self.payload {
             Some((val, ty)) => Lift { val, ty, handles: self.handles }.deserialize_struct("", fields, visitor),
             None => visitor.visit_unit(),

@@ -1,7 +1,7 @@
 //! In: serde to [`Val`], a serializer that is led by the type it is to reach.
 
 use super::handle::{HANDLE, Use};
-use super::mismatch::{MAX_EXPECTED, MAX_NAME, Noun, Quoted, clip};
+use super::mismatch::{Quoted, Result};
 use super::{BASE64, DISCRIMINANT, Handles, Mismatch, Param, WORD, bytes, is_octets, same_name, snake};
 use crate::engine::schema;
 use base64::Engine as _;
@@ -23,12 +23,12 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     params: &[Param],
     handles: &mut Handles,
     max_bytes: u64,
-) -> Result<(Vec<Val>, u64), Mismatch> {
+) -> Result<(Vec<Val>, u64)> {
     let names_left = max_bytes.saturating_mul(NAMES_PER_BYTE);
-    let mut cx = Cx { handles, max_bytes, left: max_bytes, names_left, exceeded: false };
+    let mut cx = Cx { handles, left: max_bytes, names_left, exceeded: false };
     let lowered = args.serialize(Lower { want: Want::Args(params), cx: &mut cx });
     // A foreign `Serialize` may have swallowed the error or wrapped it into another.
-    let lowered = if cx.exceeded { Err(Mismatch::TooLarge { max_bytes }) } else { lowered };
+    let lowered = if cx.exceeded { Err(Mismatch::TooLarge) } else { lowered };
     let payload = max_bytes - cx.left;
     handles.settle(lowered.is_ok());
     match lowered? {
@@ -40,31 +40,30 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
 /// What all parts of one `lower` share.
 struct Cx<'h> {
     handles: &'h mut Handles,
-    max_bytes: u64,
     left: u64,
     names_left: u64,
     exceeded: bool,
 }
 
 impl Cx<'_> {
-    fn spend(&mut self, bytes: u64) -> Result<(), Mismatch> {
+    fn spend(&mut self, bytes: u64) -> Result<()> {
         self.left = self.left.checked_sub(bytes).ok_or_else(|| self.exceed())?;
         Ok(())
     }
 
     /// Copies a name out of the component's types.
-    fn name(&mut self, name: &str) -> Result<String, Mismatch> {
+    fn name(&mut self, name: &str) -> Result<String> {
         self.names_left = self.names_left.checked_sub(name.len() as u64).ok_or_else(|| self.exceed())?;
         Ok(name.to_owned())
     }
 
     fn exceed(&mut self) -> Mismatch {
         self.exceeded = true;
-        Mismatch::TooLarge { max_bytes: self.max_bytes }
+        Mismatch::TooLarge
     }
 
     /// An element of a list counts at least one byte.
-    fn element<T>(&mut self, lower: impl FnOnce(&mut Self) -> Result<T, Mismatch>) -> Result<T, Mismatch> {
+    fn element<T>(&mut self, lower: impl FnOnce(&mut Self) -> Result<T, Mismatch>) -> Result<T> {
         let before = self.left;
         let lowered = lower(self)?;
         if self.left == before {
@@ -73,12 +72,12 @@ impl Cx<'_> {
         Ok(lowered)
     }
 
-    fn value<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Val, Mismatch> {
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Val> {
         value.serialize(Lower { want: Want::One(ty), cx: self })
     }
 
     /// A name that stands in the arguments. It is compared and not handed on, so it is no payload.
-    fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<String, Mismatch> {
+    fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<String> {
         let before = self.left;
         let key = self.value(key, &Type::String)?;
         self.left = before;
@@ -175,7 +174,7 @@ impl<'v> Scalar<'v> {
 }
 
 impl<'a, 'h> Lower<'a, 'h> {
-    fn scalar(self, found: Scalar<'_>) -> Result<Val, Mismatch> {
+    fn scalar(self, found: Scalar<'_>) -> Result<Val> {
         let cx = self.cx;
         let ty = match self.want {
             Want::One(ty) => ty,
@@ -222,7 +221,7 @@ impl<'a, 'h> Lower<'a, 'h> {
             Type::Enum(names) => match found {
                 Scalar::Str(name) => match names.names().find(|wit| same_name(wit, name)) {
                     Some(wit) => Some(Val::Enum(cx.name(wit)?)),
-                    None => return Err(Mismatch::unknown(Noun::Case, name, names.names())),
+                    None => return Err(Mismatch::unknown("case", name, names.names())),
                 },
                 _ => None,
             },
@@ -252,13 +251,13 @@ impl<'a, 'h> Lower<'a, 'h> {
         Ok(val)
     }
 
-    fn open(self, found: Found) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn open(self, found: Found) -> Result<Compound<'a, 'h>> {
         let (shape, wraps) = Shape::new(self.want, found, self.cx)?;
         Ok(Compound { cx: self.cx, shape, wraps })
     }
 
     /// Begins the payload of a Rust variant with fields: `{"case": [..]}` or `{"case": {..}}`.
-    fn nest(self, case: &str, found: Found) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn nest(self, case: &str, found: Found) -> Result<Compound<'a, 'h>> {
         let Compound { cx, shape, wraps: outer } = self.case(case)?;
         let (wrap, payload) = match shape {
             Shape::Cases { chosen: Some((wrap, Some(payload))), .. } => (wrap, payload),
@@ -272,13 +271,13 @@ impl<'a, 'h> Lower<'a, 'h> {
     }
 
     /// `{"name": ..}`, whose value is to follow.
-    fn case(self, name: &str) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn case(self, name: &str) -> Result<Compound<'a, 'h>> {
         let mut open = self.open(Found::Object)?;
         open.set_key(name)?;
         Ok(open)
     }
 
-    fn handle<T: Serialize + ?Sized>(self, number: &T) -> Result<Val, Mismatch> {
+    fn handle<T: Serialize + ?Sized>(self, number: &T) -> Result<Val> {
         let (Want::One(ty), cx) = (self.want, self.cx) else {
             return Err(Mismatch::expected("the arguments", "a handle"));
         };
@@ -320,7 +319,7 @@ enum Wrap {
 }
 
 impl Wrap {
-    fn around(self, val: Option<Val>, cx: &mut Cx<'_>) -> Result<Val, Mismatch> {
+    fn around(self, val: Option<Val>, cx: &mut Cx<'_>) -> Result<Val> {
         cx.spend(DISCRIMINANT)?;
         let val = val.map(Box::new);
         Ok(match self {
@@ -342,17 +341,17 @@ impl Wrap {
 }
 
 /// The case of a variant, a result or an option of an option that `name` means, and the type of its payload.
-fn choose(ty: &Type, name: &str, cx: &mut Cx<'_>) -> Result<(Wrap, Option<Type>), Mismatch> {
+fn choose(ty: &Type, name: &str, cx: &mut Cx<'_>) -> Result<(Wrap, Option<Type>)> {
     match ty {
         Type::Variant(variant) => match variant.cases().find(|case| same_name(case.name, name)) {
             Some(case) => Ok((Wrap::Case(cx.name(case.name)?), case.ty)),
-            None => Err(Mismatch::unknown(Noun::Case, name, variant.cases().map(|case| case.name))),
+            None => Err(Mismatch::unknown("case", name, variant.cases().map(|case| case.name))),
         },
         Type::Result(result) if same_name("ok", name) => Ok((Wrap::Ok, result.ok())),
         Type::Result(result) if same_name("err", name) => Ok((Wrap::Err, result.err())),
-        Type::Result(_) => Err(Mismatch::unknown(Noun::Case, name, ["ok", "err"])),
+        Type::Result(_) => Err(Mismatch::unknown("case", name, ["ok", "err"])),
         Type::Option(option) if same_name("some", name) => Ok((Wrap::Some, Some(option.ty()))),
-        Type::Option(_) => Err(Mismatch::unknown(Noun::Case, name, ["some"])),
+        Type::Option(_) => Err(Mismatch::unknown("case", name, ["some"])),
         _ => Err(Mismatch::of_type(ty, Found::Object)),
     }
 }
@@ -380,7 +379,7 @@ enum Shape {
     },
     /// A record, or the arguments, which may come by position too.
     Fields {
-        noun: Noun,
+        args: bool,
         slots: Vec<Slot>,
         next: usize,
         by_name: bool,
@@ -392,6 +391,10 @@ enum Shape {
     },
 }
 
+fn noun(args: bool) -> &'static str {
+    if args { "parameter" } else { "field" }
+}
+
 struct Slot {
     name: String,
     ty: Type,
@@ -400,14 +403,14 @@ struct Slot {
 
 impl Shape {
     /// Begins an array or an object, and says what to put around it.
-    fn new(want: Want<'_>, found: Found, cx: &mut Cx<'_>) -> Result<(Shape, Vec<Wrap>), Mismatch> {
+    fn new(want: Want<'_>, found: Found, cx: &mut Cx<'_>) -> Result<(Shape, Vec<Wrap>)> {
         let by_name = found == Found::Object;
         let ty = match want {
             Want::One(ty) => ty,
             Want::Args(params) => {
                 let slot = |param: &Param| Slot { name: param.name.clone(), ty: param.ty.clone(), val: None };
                 let slots = params.iter().map(slot).collect();
-                return Ok((Shape::Fields { noun: Noun::Parameter, slots, next: 0, by_name }, Vec::new()));
+                return Ok((Shape::Fields { args: true, slots, next: 0, by_name }, Vec::new()));
             }
         };
         let shape = match (ty, found) {
@@ -422,8 +425,8 @@ impl Shape {
             (Type::Flags(flags), Found::Array) => Shape::Flags { flags: flags.clone(), names: Vec::new() },
             (Type::Record(record), Found::Object) => {
                 let slot = |field: Field<'_>| Ok(Slot { name: cx.name(field.name)?, ty: field.ty, val: None });
-                let slots = record.fields().map(slot).collect::<Result<_, Mismatch>>()?;
-                Shape::Fields { noun: Noun::Field, slots, next: 0, by_name }
+                let slots = record.fields().map(slot).collect::<Result<_>>()?;
+                Shape::Fields { args: false, slots, next: 0, by_name }
             }
             (Type::Variant(_) | Type::Result(_) | Type::Option(_), Found::Object) => {
                 Shape::Cases { ty: ty.clone(), chosen: None, val: None }
@@ -444,7 +447,7 @@ impl Compound<'_, '_> {
     }
 
     /// The next element of an array.
-    fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Mismatch> {
+    fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         let cx = &mut *self.cx;
         match &mut self.shape {
             Shape::List { item, vals } => {
@@ -461,43 +464,46 @@ impl Compound<'_, '_> {
             Shape::Flags { flags, names } => {
                 let given = cx.key(value).map_err(|e| e.at_index(names.len()))?;
                 let Some(wit) = flags.names().find(|wit| same_name(wit, &given)) else {
-                    return Err(Mismatch::unknown(Noun::Flag, &given, flags.names()));
+                    return Err(Mismatch::unknown("flag", &given, flags.names()));
                 };
                 if !names.iter().any(|name| name == wit) {
                     names.push(cx.name(wit)?);
                 }
             }
-            Shape::Fields { noun, slots, next, .. } => {
+            Shape::Fields { args, slots, next, .. } => {
                 let count = slots.len();
                 let Some(slot) = slots.get_mut(*next) else {
                     return Err(Mismatch::new(format_args!("expected {count} arguments, got more")));
                 };
                 *next += 1;
-                slot.val = Some(cx.value(value, &slot.ty).map_err(|e| noun.locate(e, &slot.name))?);
+                slot.val = Some(cx.value(value, &slot.ty).map_err(|e| match args {
+                    true => e.at_parameter(&slot.name),
+                    false => e.at_name(&slot.name),
+                })?);
             }
             Shape::Cases { ty, .. } => return Err(Mismatch::of_type(ty, Found::Array)),
         }
         Ok(())
     }
 
-    fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Mismatch> {
+    fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         let key = self.cx.key(key)?;
         self.set_key(&key)
     }
 
     /// The name whose value comes next.
-    fn set_key(&mut self, name: &str) -> Result<(), Mismatch> {
+    fn set_key(&mut self, name: &str) -> Result<()> {
         match &mut self.shape {
-            Shape::Fields { noun, slots, next, .. } => {
+            Shape::Fields { args, slots, next, .. } => {
                 // Fields mostly come in the order of their declaration, in which case `next` is already right.
                 let found = match slots.get(*next) {
                     Some(slot) if same_name(&slot.name, name) => Some(*next),
                     _ => slots.iter().position(|slot| same_name(&slot.name, name)),
                 };
-                *next =
-                    found.ok_or_else(|| Mismatch::unknown(*noun, name, slots.iter().map(|slot| slot.name.as_str())))?;
+                *next = found
+                    .ok_or_else(|| Mismatch::unknown(noun(*args), name, slots.iter().map(|slot| slot.name.as_str())))?;
                 if slots[*next].val.is_some() {
-                    return Err(Mismatch::new(format_args!("{} {} is given twice", noun.words().0, Quoted(name))));
+                    return Err(Mismatch::new(format_args!("{} {} is given twice", noun(*args), Quoted(name))));
                 }
                 Ok(())
             }
@@ -510,7 +516,7 @@ impl Compound<'_, '_> {
         }
     }
 
-    fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Mismatch> {
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         let cx = &mut *self.cx;
         match &mut self.shape {
             // `next` stands where `set_key` left it.
@@ -528,7 +534,7 @@ impl Compound<'_, '_> {
         }
     }
 
-    fn finish(self) -> Result<Val, Mismatch> {
+    fn finish(self) -> Result<Val> {
         let Compound { cx, shape, mut wraps } = self;
         let val = match shape {
             Shape::List { vals, .. } => Val::List(vals),
@@ -540,7 +546,7 @@ impl Compound<'_, '_> {
                 cx.spend(WORD)?;
                 Val::Flags(names)
             }
-            Shape::Fields { noun, slots, next, by_name } => {
+            Shape::Fields { args, slots, next, by_name } => {
                 let count = slots.len();
                 if !by_name && next < count {
                     return Err(Mismatch::new(format_args!("expected {count} arguments, got {next}")));
@@ -554,16 +560,14 @@ impl Compound<'_, '_> {
                             Val::Option(None)
                         }
                         (None, ty) => {
-                            let (noun, ty) = (noun.words().0, clip(schema::wit(&ty), MAX_EXPECTED));
-                            let name = clip(snake(&name), MAX_NAME);
-                            return Err(Mismatch::new(format_args!("missing {noun} \"{name}\" of type {ty}")));
+                            return Err(Mismatch::missing(noun(args), &name, &ty));
                         }
                     };
                     fields.push((name, val));
                 }
-                match noun {
-                    Noun::Parameter => Val::Tuple(fields.into_iter().map(|(_, val)| val).collect()),
-                    _ => Val::Record(fields),
+                match args {
+                    true => Val::Tuple(fields.into_iter().map(|(_, val)| val).collect()),
+                    false => Val::Record(fields),
                 }
             }
             Shape::Cases { chosen: Some((wrap, _)), val, .. } => wrap.around(val, cx)?,
@@ -575,7 +579,7 @@ impl Compound<'_, '_> {
 
 macro_rules! lower_scalars {
     ($($method:ident($ty:ty) => $scalar:ident,)*) => {
-        $(fn $method(self, v: $ty) -> Result<Val, Mismatch> {
+        $(fn $method(self, v: $ty) -> Result<Val> {
             self.scalar(Scalar::$scalar(v.into()))
         })*
     };
@@ -608,31 +612,31 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         serialize_char(char) => Char,
     }
 
-    fn serialize_u128(self, v: u128) -> Result<Val, Mismatch> {
+    fn serialize_u128(self, v: u128) -> Result<Val> {
         // No WIT integer reaches that far: the largest i128 is as wrong as any.
         self.scalar(Scalar::Int(v.try_into().unwrap_or(i128::MAX)))
     }
-    fn serialize_str(self, v: &str) -> Result<Val, Mismatch> {
+    fn serialize_str(self, v: &str) -> Result<Val> {
         self.scalar(Scalar::Str(v))
     }
-    fn serialize_bytes(self, v: &[u8]) -> Result<Val, Mismatch> {
+    fn serialize_bytes(self, v: &[u8]) -> Result<Val> {
         self.scalar(Scalar::Bytes(v))
     }
-    fn serialize_none(self) -> Result<Val, Mismatch> {
+    fn serialize_none(self) -> Result<Val> {
         self.scalar(Scalar::Unit)
     }
-    fn serialize_unit(self) -> Result<Val, Mismatch> {
+    fn serialize_unit(self) -> Result<Val> {
         self.scalar(Scalar::Unit)
     }
-    fn serialize_unit_struct(self, _name: &'static str) -> Result<Val, Mismatch> {
+    fn serialize_unit_struct(self, _name: &'static str) -> Result<Val> {
         self.scalar(Scalar::Unit)
     }
-    fn serialize_unit_variant(self, _name: &'static str, _index: u32, case: &'static str) -> Result<Val, Mismatch> {
+    fn serialize_unit_variant(self, _name: &'static str, _index: u32, case: &'static str) -> Result<Val> {
         self.scalar(Scalar::Str(case))
     }
 
     /// Rust says which option a `Some` belongs to, so `Option<Option<T>>` needs no `{"some": ..}` here.
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Val, Mismatch> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Val> {
         match self.want {
             Want::One(Type::Option(option)) => {
                 let val = self.cx.value(value, &option.ty())?;
@@ -642,7 +646,7 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         }
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Val, Mismatch> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Val> {
         if name == HANDLE { self.handle(value) } else { value.serialize(self) }
     }
 
@@ -652,25 +656,25 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         _index: u32,
         case: &'static str,
         value: &T,
-    ) -> Result<Val, Mismatch> {
+    ) -> Result<Val> {
         let mut open = self.case(case)?;
         open.value(value)?;
         open.finish()
     }
 
-    fn serialize_seq(self, _len: Option<usize>) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn serialize_seq(self, _len: Option<usize>) -> Result<Compound<'a, 'h>> {
         self.open(Found::Array)
     }
-    fn serialize_tuple(self, _len: usize) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn serialize_tuple(self, _len: usize) -> Result<Compound<'a, 'h>> {
         self.open(Found::Array)
     }
-    fn serialize_tuple_struct(self, _name: &'static str, _len: usize) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn serialize_tuple_struct(self, _name: &'static str, _len: usize) -> Result<Compound<'a, 'h>> {
         self.open(Found::Array)
     }
-    fn serialize_map(self, _len: Option<usize>) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn serialize_map(self, _len: Option<usize>) -> Result<Compound<'a, 'h>> {
         self.open(Found::Object)
     }
-    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Compound<'a, 'h>, Mismatch> {
+    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Compound<'a, 'h>> {
         self.open(Found::Object)
     }
     fn serialize_tuple_variant(
@@ -679,7 +683,7 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         _index: u32,
         case: &'static str,
         _len: usize,
-    ) -> Result<Compound<'a, 'h>, Mismatch> {
+    ) -> Result<Compound<'a, 'h>> {
         self.nest(case, Found::Array)
     }
     fn serialize_struct_variant(
@@ -688,7 +692,7 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         _index: u32,
         case: &'static str,
         _len: usize,
-    ) -> Result<Compound<'a, 'h>, Mismatch> {
+    ) -> Result<Compound<'a, 'h>> {
         self.nest(case, Found::Object)
     }
 
@@ -708,10 +712,10 @@ macro_rules! lower_compounds {
         $(impl ser::$of for Compound<'_, '_> {
             type Ok = Val;
             type Error = Mismatch;
-            fn $element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Mismatch> {
+            fn $element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
                 self.push(value).map_err(|e| self.locate(e))
             }
-            fn end(self) -> Result<Val, Mismatch> {
+            fn end(self) -> Result<Val> {
                 self.finish()
             }
         })*
@@ -720,10 +724,10 @@ macro_rules! lower_compounds {
         $(impl ser::$of for Compound<'_, '_> {
             type Ok = Val;
             type Error = Mismatch;
-            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Mismatch> {
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<()> {
                 self.set_key(name).and_then(|()| self.value(value)).map_err(|e| self.locate(e))
             }
-            fn end(self) -> Result<Val, Mismatch> {
+            fn end(self) -> Result<Val> {
                 self.finish()
             }
         })*
@@ -745,13 +749,13 @@ lower_compounds! {
 impl ser::SerializeMap for Compound<'_, '_> {
     type Ok = Val;
     type Error = Mismatch;
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Mismatch> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         self.key(key).map_err(|e| self.locate(e))
     }
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Mismatch> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.value(value).map_err(|e| self.locate(e))
     }
-    fn end(self) -> Result<Val, Mismatch> {
+    fn end(self) -> Result<Val> {
         self.finish()
     }
 }

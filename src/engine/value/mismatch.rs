@@ -8,19 +8,22 @@ use std::fmt::{self, Display, Write as _};
 use wasmtime::component::types::Type;
 
 /// Longest text of a name, of a value that did not fit, of the type it should have had, of a path, of the rest.
-pub(super) const MAX_NAME: usize = 64;
+const MAX_NAME: usize = 64;
 const MAX_FOUND: usize = 48;
-pub(super) const MAX_EXPECTED: usize = 120;
+const MAX_EXPECTED: usize = 120;
 const MAX_PATH: usize = 240;
 const MAX_WHAT: usize = 512;
 /// How many names a message lists.
 const MAX_LISTED: usize = 12;
 
+/// All that goes wrong between serde and WIT is a [`Mismatch`].
+pub(super) type Result<T, E = Mismatch> = std::result::Result<T, E>;
+
 /// Why a value does not fit its type, and where in it.
 #[derive(Debug)]
 pub(crate) enum Mismatch {
     /// The payload passed its limit.
-    TooLarge { max_bytes: u64 },
+    TooLarge,
     /// `path` is built from the inside out while the error travels up, so that a value that fits pays nothing for it.
     Shape { path: String, what: String },
 }
@@ -48,52 +51,50 @@ impl Mismatch {
         }
     }
 
-    /// There is no field, case or flag of that name.
-    pub(super) fn unknown<'n>(noun: Noun, name: &str, known: impl IntoIterator<Item = &'n str>) -> Mismatch {
-        let (one, many) = noun.words();
-        let mut list = String::new();
-        for (i, name) in known.into_iter().enumerate() {
-            if i == MAX_LISTED {
-                list.push_str(", …");
-                break;
-            }
-            let comma = if i == 0 { "" } else { ", " };
-            // Writing into a String cannot fail.
-            let _ = write!(list, "{comma}{}", clip(snake(name), MAX_NAME));
+    /// There is no parameter, field, case or flag of that name.
+    pub(super) fn unknown<'n>(noun: &str, name: &str, known: impl IntoIterator<Item = &'n str>) -> Mismatch {
+        let mut known = known.into_iter();
+        let mut listed: Vec<String> = known.by_ref().take(MAX_LISTED).map(short).collect();
+        if known.next().is_some() {
+            listed.push("…".to_owned());
         }
-        let list = if list.is_empty() { "there are none".into() } else { format!("the {many} are: {list}") };
-        Mismatch::new(format_args!("unknown {one} {}; {list}", Quoted(name)))
+        let name = Quoted(name);
+        match listed.as_slice() {
+            [] => Mismatch::new(format_args!("unknown {noun} {name}; there are none")),
+            _ => Mismatch::new(format_args!("unknown {noun} {name}; the {noun}s are: {}", listed.join(", "))),
+        }
+    }
+
+    pub(super) fn missing(noun: &str, name: &str, ty: &Type) -> Mismatch {
+        let ty = clip(schema::wit(ty), MAX_EXPECTED);
+        Mismatch::new(format_args!("missing {noun} \"{}\" of type {ty}", short(name)))
+    }
+
+    pub(super) fn at_parameter(self, name: &str) -> Mismatch {
+        self.at(format_args!("parameter \"{}\"", short(name)))
     }
 
     pub(super) fn at_name(self, name: &str) -> Mismatch {
-        self.at(format_args!(".{}", clip(snake(name), MAX_NAME)))
+        self.at(format_args!(".{}", short(name)))
     }
 
     pub(super) fn at_index(self, index: usize) -> Mismatch {
         self.at(format_args!("[{index}]"))
     }
 
+    /// Puts a step before the path. Of a long one, the outer part is kept.
     pub(super) fn at(mut self, step: impl Display) -> Mismatch {
         if let Mismatch::Shape { path, .. } = &mut self {
-            if path.len() > MAX_PATH {
-                *path = format!("{step}…{}", path.trim_start_matches(|c| c != '…').trim_start_matches('…'));
-            } else {
-                path.insert_str(0, &step.to_string());
-            }
+            *path = clip(format_args!("{step}{path}"), MAX_PATH);
         }
         self
-    }
-
-    /// Names the root of the path.
-    pub(super) fn within(self, root: &str) -> Mismatch {
-        self.at(root)
     }
 }
 
 impl Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Mismatch::TooLarge { max_bytes } => write!(f, "the arguments are larger than {max_bytes} bytes"),
+            Mismatch::TooLarge => f.write_str("the arguments are too large"),
             Mismatch::Shape { path, what } if path.is_empty() => f.write_str(what),
             Mismatch::Shape { path, what } => write!(f, "{path}: {what}"),
         }
@@ -114,35 +115,13 @@ impl de::Error for Mismatch {
     }
 }
 
-/// What a name can name.
-#[derive(Clone, Copy)]
-pub(super) enum Noun {
-    Parameter,
-    Field,
-    Case,
-    Flag,
-}
-
-impl Noun {
-    pub(super) fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Noun::Parameter => ("parameter", "parameters"),
-            Noun::Field => ("field", "fields"),
-            Noun::Case => ("case", "cases"),
-            Noun::Flag => ("flag", "flags"),
-        }
-    }
-
-    pub(super) fn locate(self, mismatch: Mismatch, name: &str) -> Mismatch {
-        match self {
-            Noun::Parameter => mismatch.at(format_args!("parameter \"{}\"", clip(snake(name), MAX_NAME))),
-            _ => mismatch.at_name(name),
-        }
-    }
+/// A name as we write it, cut short.
+fn short(name: &str) -> String {
+    clip(snake(name), MAX_NAME)
 }
 
 /// At most `max` bytes of a text, made fit to show. A value of megabytes costs no more than its head.
-pub(super) fn clip(text: impl Display, max: usize) -> String {
+fn clip(text: impl Display, max: usize) -> String {
     struct Head(String, usize);
     impl fmt::Write for Head {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -163,5 +142,16 @@ pub(super) struct Quoted<'a>(pub(super) &'a str);
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", clip(self.0, MAX_FOUND - 4))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_keeps_its_outer_part() {
+        let deep = (0..1000).rev().fold(Mismatch::new("no"), Mismatch::at_index).at("result").to_string();
+        assert!(deep.starts_with("result[0][1][2]") && deep.ends_with("…: no") && deep.len() <= MAX_PATH + 4, "{deep}");
     }
 }

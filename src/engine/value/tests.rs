@@ -417,17 +417,17 @@ fn the_limit_holds_before_the_copy() {
     let ten = json!(["0123456789"]);
     assert_eq!(fits(&ten, &params, 10).unwrap().1, 10);
     for max in 0..10 {
-        assert!(matches!(fits(&ten, &params, max), Err(Mismatch::TooLarge { max_bytes }) if max_bytes == max));
+        assert!(matches!(fits(&ten, &params, max), Err(Mismatch::TooLarge)));
     }
     // Elements without a payload count nevertheless, and so do the names that a guest may make long.
     let empties = [Param { name: "x".into(), ty: ty("(list (list string))") }];
-    assert!(matches!(fits(&json!([vec![json!([]); 100]]), &empties, 99), Err(Mismatch::TooLarge { .. })));
+    assert!(matches!(fits(&json!([vec![json!([]); 100]]), &empties, 99), Err(Mismatch::TooLarge)));
     assert_eq!(fits(&json!([vec![json!([]); 100]]), &empties, 100).unwrap().1, 100);
     let name = "n".repeat(10_000);
     let defs = format!(r#"(type $p' (record (field "{name}" u8))) (import "p" (type $p (eq $p')))"#);
     let long = [Param { name: "x".into(), ty: ty_with(&defs, "(list $p)") }];
     let args = json!([vec![json!({ name: 1 }); 100]]);
-    assert!(matches!(fits(&args, &long, 1000), Err(Mismatch::TooLarge { .. })));
+    assert!(matches!(fits(&args, &long, 1000), Err(Mismatch::TooLarge)));
     assert!(fits(&args, &long, 100_000).is_ok());
 
     // A foreign implementation that swallows the error does not get around it.
@@ -437,7 +437,7 @@ fn the_limit_holds_before_the_copy() {
             serializer.serialize_str("0123456789").map_err(|_| ser::Error::custom("never mind"))
         }
     }
-    assert!(matches!(lower(&(Sly,), &params, &mut Handles::default(), 5), Err(Mismatch::TooLarge { .. })));
+    assert!(matches!(lower(&(Sly,), &params, &mut Handles::default(), 5), Err(Mismatch::TooLarge)));
 }
 
 #[test]
