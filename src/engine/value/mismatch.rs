@@ -1,6 +1,6 @@
 //! What a value that does not fit its type is told, and where in it: short whatever the value is.
 
-use super::{is_octets, snake};
+use super::{is_octets, nullable, snake};
 use crate::engine::schema;
 use crate::error::sanitise;
 use serde::{de, ser};
@@ -44,7 +44,7 @@ impl Mismatch {
                 Mismatch::new(format_args!("{} cannot be passed in a dynamic call", schema::wit(ty)))
             }
             _ if is_octets(ty) => Mismatch::expected(format_args!("{} as base64 or bytes", schema::wit(ty)), found),
-            Type::Option(option) if matches!(option.ty(), Type::Option(_)) => {
+            Type::Option(_) if nullable(ty).is_none() => {
                 Mismatch::expected(format_args!(r#"{}: null or {{"some": ..}}"#, schema::wit(ty)), found)
             }
             _ => Mismatch::expected(schema::wit(ty), found),
@@ -58,7 +58,7 @@ impl Mismatch {
         if known.next().is_some() {
             listed.push("…".to_owned());
         }
-        let name = Quoted(name);
+        let name = quoted(name);
         match listed.as_slice() {
             [] => Mismatch::new(format_args!("unknown {noun} {name}; there are none")),
             _ => Mismatch::new(format_args!("unknown {noun} {name}; the {noun}s are: {}", listed.join(", "))),
@@ -137,12 +137,8 @@ fn clip(text: impl Display, max: usize) -> String {
 }
 
 /// A text in quotes, cut short.
-pub(super) struct Quoted<'a>(pub(super) &'a str);
-
-impl Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", clip(self.0, MAX_FOUND - 4))
-    }
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", clip(text, MAX_FOUND - 4))
 }
 
 #[cfg(test)]

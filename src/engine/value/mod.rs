@@ -29,6 +29,7 @@
 //! Invariants: nothing here panics on a value that a caller or a guest chose; recursion is as deep as the WIT type;
 //! `lower` stops at `max_bytes`, before it makes the copy that would pass it; messages are short whatever the value.
 
+mod compound;
 mod handle;
 mod lift;
 mod lower;
@@ -96,6 +97,12 @@ pub(super) fn snake(name: &str) -> String {
 fn same_name(wit: &str, given: &str) -> bool {
     let fold = |b: u8| if b == b'-' { b'_' } else { b.to_ascii_lowercase() };
     wit.len() == given.len() && wit.bytes().zip(given.bytes()).all(|(a, b)| fold(a) == fold(b))
+}
+
+/// The `T` of an `option<T>` that is written as null or `T`, as all are except options of an option.
+fn nullable(ty: &Type) -> Option<Type> {
+    let Type::Option(option) = ty else { return None };
+    Some(option.ty()).filter(|inner| !matches!(inner, Type::Option(_)))
 }
 
 pub(super) fn is_octets(ty: &Type) -> bool {
