@@ -2,12 +2,13 @@
 
 use super::handle::HANDLE;
 use super::mismatch::Result;
-use super::{BASE64, Handles, Mismatch, is_octets, same_name, snake};
+use super::{BASE64, Handles, Mismatch, is_octets, nullable, same_name, snake};
 use crate::engine::schema;
 use base64::Engine as _;
-use serde::de::value::{SeqDeserializer, StrDeserializer, U32Deserializer, UnitDeserializer};
+use serde::de::value::{SeqDeserializer, StrDeserializer, U32Deserializer};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 use std::borrow::Cow;
+use std::iter::once;
 use wasmtime::component::Val;
 use wasmtime::component::types::Type;
 
@@ -16,74 +17,48 @@ use wasmtime::component::types::Type;
 /// If the value does not fit `T`, nobody can name its handles; their resources end with the session's instance.
 pub(crate) fn lift<T: DeserializeOwned>(result: Option<&Val>, ty: Option<&Type>, handles: &mut Handles) -> Result<T> {
     let (val, ty) = match (result, ty) {
-        (Some(val), Some(ty)) => (val, ty),
-        (None, None) => return T::deserialize(UnitDeserializer::new()).map_err(|e: Mismatch| e.at("result")),
+        (Some(val), Some(ty)) => (val, ty.clone()),
+        (None, None) => NULL,
         _ => return Err(Mismatch::new("the function's result and its type do not belong together")),
     };
     let mark = handles.mark();
-    let lifted = T::deserialize(Lift { val, ty: Cow::Borrowed(ty), handles });
-    lifted.map_err(|mismatch| {
+    T::deserialize(Lift { val, ty, handles }).map_err(|mismatch| {
         handles.forget_since(mark);
         mismatch.at("result")
     })
 }
 
+/// What a missing result or payload reads like; null is null whatever its type.
+const NULL: (&Val, Type) = (&Val::Option(None), Type::Bool);
+
 /// The deserializer. The type comes along because a `Val` does not say of what it is a list, or an option.
 struct Lift<'a> {
     val: &'a Val,
-    ty: Cow<'a, Type>,
+    ty: Type,
     handles: &'a mut Handles,
 }
 
 impl<'a> Lift<'a> {
     /// `Some(x)` reads like `x` to whoever did not ask for an option.
     fn peeled(mut self) -> Lift<'a> {
-        if let (Val::Option(Some(val)), Type::Option(option)) = (self.val, &*self.ty) {
-            let inner = option.ty();
-            if !matches!(inner, Type::Option(_)) {
-                self.val = val;
-                self.ty = Cow::Owned(inner);
-            }
+        if let (Val::Option(Some(val)), Some(inner)) = (self.val, nullable(&self.ty)) {
+            self.val = val;
+            self.ty = inner;
         }
         self
     }
 
     fn octets(&self) -> Option<Vec<u8>> {
-        let Val::List(vals) = self.val else { return None };
         let octet = |val: &Val| if let Val::U8(octet) = val { Some(*octet) } else { None };
-        if is_octets(&self.ty) { vals.iter().map(octet).collect() } else { None }
-    }
-
-    fn items<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let handles = self.handles;
-        match (self.val, &*self.ty) {
-            (Val::List(vals), Type::List(list)) => {
-                let item = list.ty();
-                Items::visit(vals.iter().map(|val| (val, Cow::Borrowed(&item))), handles, visitor)
-            }
-            (Val::Tuple(vals), Type::Tuple(tuple)) => {
-                Items::visit(vals.iter().zip(tuple.types().map(Cow::Owned)), handles, visitor)
-            }
-            (_, ty) => Err(broken(ty)),
-        }
-    }
-
-    /// `names` is how the reader spells the fields of a record.
-    fn fields<'de, V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value> {
-        match (self.val, &*self.ty) {
-            (Val::Record(vals), Type::Record(record)) => {
-                let fields = vals.iter().zip(record.fields()).enumerate();
-                let fields =
-                    fields.map(|(i, ((name, val), field))| (asked(name, names, i), Some((val, Cow::Owned(field.ty)))));
-                Entries::visit(fields, self.handles, visitor)
-            }
-            (_, ty) => Err(broken(ty)),
+        match self.val {
+            Val::List(vals) if is_octets(&self.ty) => vals.iter().map(octet).collect(),
+            _ => None,
         }
     }
 
     /// The case of a variant or a result in our spelling, and its payload.
-    fn case(&self) -> Option<(Cow<'a, str>, Payload<'a>)> {
-        let (name, payload, ty) = match (self.val, &*self.ty) {
+    fn case(&self) -> Option<(Cow<'a, str>, Option<(&'a Val, Type)>)> {
+        let (name, payload, ty) = match (self.val, &self.ty) {
             (Val::Variant(name, payload), Type::Variant(variant)) => {
                 let case = variant.cases().find(|case| case.name == name)?;
                 (Cow::Owned(snake(name)), payload, case.ty)
@@ -93,7 +68,7 @@ impl<'a> Lift<'a> {
             _ => return None,
         };
         match (payload, ty) {
-            (Some(payload), Some(ty)) => Some((name, Some((payload, Cow::Owned(ty))))),
+            (Some(payload), Some(ty)) => Some((name, Some((payload, ty)))),
             (None, None) => Some((name, None)),
             _ => None,
         }
@@ -115,21 +90,13 @@ fn not_finite(v: f64) -> &'static str {
     }
 }
 
-macro_rules! lift_as_any {
-    ($($method:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-            self.deserialize_any(visitor)
-        })*
-    };
-}
-
 impl<'de> Deserializer<'de> for Lift<'_> {
     type Error = Mismatch;
 
     /// The JSON form.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
-        match (this.val, &*this.ty) {
+        match (this.val, &this.ty) {
             (Val::Bool(v), _) => visitor.visit_bool(*v),
             (Val::S8(v), _) => visitor.visit_i8(*v),
             (Val::U8(v), _) => visitor.visit_u8(*v),
@@ -149,17 +116,16 @@ impl<'de> Deserializer<'de> for Lift<'_> {
             (Val::Flags(names), _) => visitor.visit_seq(SeqDeserializer::new(names.iter().map(|name| snake(name)))),
             (Val::List(_) | Val::Tuple(_), _) => match this.octets() {
                 Some(octets) => visitor.visit_string(BASE64.encode(octets)),
-                None => this.items(visitor),
+                None => this.deserialize_seq(visitor),
             },
-            (Val::Record(_), _) => this.fields(&[], visitor),
+            (Val::Record(_), _) => this.deserialize_struct("", &[], visitor),
             (Val::Option(None), _) => visitor.visit_unit(),
             (Val::Option(Some(val)), Type::Option(option)) => {
-                let some = (Cow::Borrowed("some"), Some((&**val, Cow::Owned(option.ty()))));
-                Entries::visit([some].into_iter(), this.handles, visitor)
+                Entries::visit(once((Cow::Borrowed("some"), (&**val, option.ty()))), this.handles, visitor)
             }
             (Val::Variant(..) | Val::Result(_), ty) => match this.case() {
                 Some((name, None)) if matches!(ty, Type::Variant(_)) => visitor.visit_str(&name),
-                Some(entry) => Entries::visit([entry].into_iter(), this.handles, visitor),
+                Some((name, payload)) => Entries::visit(once((name, payload.unwrap_or(NULL))), this.handles, visitor),
                 None => Err(broken(ty)),
             },
             (Val::Resource(_), _) => Err(Mismatch::new("a handle has no JSON form: take it as an isopod::Handle")),
@@ -168,10 +134,10 @@ impl<'de> Deserializer<'de> for Lift<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match (self.val, &*self.ty) {
+        match (self.val, &self.ty) {
             (Val::Option(None), _) => visitor.visit_none(),
             (Val::Option(Some(val)), Type::Option(option)) => {
-                visitor.visit_some(Lift { val, ty: Cow::Owned(option.ty()), handles: self.handles })
+                visitor.visit_some(Lift { val, ty: option.ty(), handles: self.handles })
             }
             _ => visitor.visit_some(self),
         }
@@ -182,7 +148,7 @@ impl<'de> Deserializer<'de> for Lift<'_> {
             return visitor.visit_newtype_struct(self);
         }
         let this = self.peeled();
-        match (this.val, &*this.ty) {
+        match (this.val, &this.ty) {
             (Val::Resource(resource), Type::Own(ty) | Type::Borrow(ty)) => {
                 let number = this.handles.insert(*resource, *ty)?;
                 visitor.visit_newtype_struct(U32Deserializer::new(number))
@@ -211,30 +177,40 @@ impl<'de> Deserializer<'de> for Lift<'_> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
-        fields: &'static [&'static str],
+        _: &'static str,
+        names: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
         let this = self.peeled();
-        if let Val::Record(_) = this.val { this.fields(fields, visitor) } else { this.deserialize_any(visitor) }
+        match (this.val, &this.ty) {
+            (Val::Record(vals), Type::Record(record)) => {
+                let fields = vals.iter().zip(record.fields()).enumerate();
+                let fields = fields.map(|(i, ((name, val), field))| (asked(name, names, i), (val, field.ty)));
+                Entries::visit(fields, this.handles, visitor)
+            }
+            (Val::Record(_), ty) => Err(broken(ty)),
+            _ => this.deserialize_any(visitor),
+        }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
-        match this.val {
-            Val::List(_) | Val::Tuple(_) => this.items(visitor),
+        match (this.val, &this.ty) {
+            (Val::List(vals), Type::List(list)) => {
+                let item = list.ty();
+                Items::visit(vals.iter().map(|val| (val, item.clone())), this.handles, visitor)
+            }
+            (Val::Tuple(vals), Type::Tuple(tuple)) => {
+                Items::visit(vals.iter().zip(tuple.types()), this.handles, visitor)
+            }
+            (Val::List(_) | Val::Tuple(_), ty) => Err(broken(ty)),
             _ => this.deserialize_any(visitor),
         }
     }
-    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value> {
         self.deserialize_seq(visitor)
     }
-    fn deserialize_tuple_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_tuple_struct<V: Visitor<'de>>(self, _: &'static str, _: usize, visitor: V) -> Result<V::Value> {
         self.deserialize_seq(visitor)
     }
 
@@ -265,21 +241,14 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
-    }
-    lift_as_any! {
-        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
-        deserialize_char deserialize_str deserialize_string deserialize_unit deserialize_map deserialize_identifier
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 char str string unit unit_struct map identifier
     }
 
     /// See `Handle`.
     fn is_human_readable(&self) -> bool {
-        match (self.val, &*self.ty) {
-            (Val::Option(Some(val)), _) => !matches!(**val, Val::Resource(_)),
-            (val, _) => !matches!(val, Val::Resource(_)),
-        }
+        let val = if let Val::Option(Some(val)) = self.val { val } else { self.val };
+        !matches!(val, Val::Resource(_))
     }
 }
 
@@ -290,7 +259,7 @@ struct Items<'a, I> {
     handles: &'a mut Handles,
 }
 
-impl<'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> Items<'a, I> {
+impl<'a, I: ExactSizeIterator<Item = (&'a Val, Type)>> Items<'a, I> {
     fn visit<'de, V: Visitor<'de>>(items: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
         let mut items = Items { items, index: 0, handles };
         let value = visitor.visit_seq(&mut items)?;
@@ -301,7 +270,7 @@ impl<'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> Items<'a, I> {
     }
 }
 
-impl<'de, 'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> de::SeqAccess<'de> for Items<'a, I> {
+impl<'de, 'a, I: ExactSizeIterator<Item = (&'a Val, Type)>> de::SeqAccess<'de> for Items<'a, I> {
     type Error = Mismatch;
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
         let Some((val, ty)) = self.items.next() else { return Ok(None) };
@@ -314,18 +283,17 @@ impl<'de, 'a, I: ExactSizeIterator<Item = (&'a Val, Cow<'a, Type>)>> de::SeqAcce
     }
 }
 
-/// The entries of an object; a case without a payload has none.
+/// The entries of an object.
 struct Entries<'a, I> {
     entries: I,
-    value: Option<(Cow<'a, str>, Payload<'a>)>,
+    /// The entry whose key was read.
+    open: Option<(Cow<'a, str>, (&'a Val, Type))>,
     handles: &'a mut Handles,
 }
 
-type Payload<'a> = Option<(&'a Val, Cow<'a, Type>)>;
-
-impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Payload<'a>)>> Entries<'a, I> {
+impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> Entries<'a, I> {
     fn visit<'de, V: Visitor<'de>>(entries: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
-        let mut entries = Entries { entries, value: None, handles };
+        let mut entries = Entries { entries, open: None, handles };
         let value = visitor.visit_map(&mut entries)?;
         match entries.entries.len() {
             0 => Ok(value),
@@ -334,39 +302,36 @@ impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Payload<'a>)>> Entries<'a, I
     }
 }
 
-impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Payload<'a>)>> de::MapAccess<'de> for Entries<'a, I> {
+impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> de::MapAccess<'de> for Entries<'a, I> {
     type Error = Mismatch;
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
-        let Some((name, payload)) = self.entries.next() else { return Ok(None) };
-        let read = seed.deserialize(StrDeserializer::new(&name));
-        self.value = Some((name, payload));
-        read.map(Some)
+        self.open = self.entries.next();
+        let Some((name, _)) = &self.open else { return Ok(None) };
+        seed.deserialize(StrDeserializer::new(name)).map(Some)
     }
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value> {
-        let (name, payload) = self.value.take().ok_or_else(|| Mismatch::new("a value was asked for before its key"))?;
-        payload_into(payload, self.handles, seed).map_err(|e| e.at_name(&name))
+        let Some((name, (val, ty))) = self.open.take() else {
+            return Err(Mismatch::new("a value was asked for before its key"));
+        };
+        seed.deserialize(Lift { val, ty, handles: self.handles }).map_err(|e| e.at_name(&name))
     }
     fn size_hint(&self) -> Option<usize> {
         Some(self.entries.len())
     }
 }
 
-fn payload_into<'de, T: DeserializeSeed<'de>>(
-    payload: Payload<'_>,
-    handles: &mut Handles,
-    seed: T,
-) -> Result<T::Value> {
-    match payload {
-        Some((val, ty)) => seed.deserialize(Lift { val, ty, handles }),
-        None => seed.deserialize(UnitDeserializer::new()),
-    }
-}
-
 /// The case of an enum, a variant or a result.
 struct Case<'a> {
     name: Cow<'a, str>,
-    payload: Payload<'a>,
+    payload: Option<(&'a Val, Type)>,
     handles: &'a mut Handles,
+}
+
+impl<'a> Case<'a> {
+    fn payload<T>(self, read: impl FnOnce(Lift<'a>) -> Result<T>) -> Result<T> {
+        let (val, ty) = self.payload.unwrap_or(NULL);
+        read(Lift { val, ty, handles: self.handles }).map_err(|e| e.at_name(&self.name))
+    }
 }
 
 impl<'de, 'a> de::EnumAccess<'de> for Case<'a> {
@@ -380,36 +345,23 @@ impl<'de, 'a> de::EnumAccess<'de> for Case<'a> {
 impl<'de> de::VariantAccess<'de> for Case<'_> {
     type Error = Mismatch;
     fn unit_variant(self) -> Result<()> {
-        match self.payload {
-            None => Ok(()),
-            Some((_, ty)) => {
-                let text =
-                    format_args!("the case has a payload of type {}, none was asked for", schema::wit(&ty)).to_string();
-                Err(Mismatch::new(text).at_name(&self.name))
-            }
-        }
+        let Some((_, ty)) = self.payload else { return Ok(()) };
+        let text = format!("the case has a payload of type {}, none was asked for", schema::wit(&ty));
+        Err(Mismatch::new(text).at_name(&self.name))
     }
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value> {
-        payload_into(self.payload, self.handles, seed).map_err(|e| e.at_name(&self.name))
+        self.payload(|payload| seed.deserialize(payload))
     }
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value> {
-        match self.payload {
-            Some((val, ty)) => Lift { val, ty, handles: self.handles }.deserialize_tuple(len, visitor),
-            None => visitor.visit_unit(),
-        }
-        .map_err(|e: Mismatch| e.at_name(&self.name))
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value> {
+        self.payload(|payload| payload.deserialize_seq(visitor))
     }
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value> {
-        match self.payload {
-            Some((val, ty)) => Lift { val, ty, handles: self.handles }.deserialize_struct("", fields, visitor),
-            None => visitor.visit_unit(),
-        }
-        .map_err(|e: Mismatch| e.at_name(&self.name))
+    fn struct_variant<V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value> {
+        self.payload(|payload| payload.deserialize_struct("", names, visitor))
     }
 }
 
 /// The spelling a Rust type asks for, or else ours. `guess` is where it is likely to stand.
-fn asked<'a>(wit: &'a str, names: &'static [&'static str], guess: usize) -> Cow<'a, str> {
+fn asked(wit: &str, names: &'static [&'static str], guess: usize) -> Cow<'static, str> {
     match names.get(guess).into_iter().chain(names).find(|name| same_name(wit, name)) {
         Some(name) => Cow::Borrowed(name),
         None => Cow::Owned(snake(wit)),
