@@ -1,11 +1,8 @@
 //! Resources of a guest in the caller's hands: numbers outside, and the table of one session that knows what they mean.
 
 use super::mismatch::{Mismatch, Result};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
-use serde::ser::{self, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::collections::BTreeMap;
-use std::fmt;
 use wasmtime::component::ResourceAny;
 use wasmtime::component::types::ResourceType;
 
@@ -15,7 +12,11 @@ use wasmtime::component::types::ResourceType;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Handle(u32);
 
-/// How a [`Handle`] makes itself known to the two halves below.
+/// How a [`Handle`] makes itself known to `lower` and `lift`: by the name [`HANDLE`].
+#[derive(Deserialize, Serialize)]
+#[serde(rename = "$isopod::Handle")]
+struct Number(u32);
+
 pub(super) const HANDLE: &str = "$isopod::Handle";
 pub(super) const NO_JSON: &str = "a handle fits only where a resource is expected, and has no JSON form";
 
@@ -26,26 +27,16 @@ impl Serialize for Handle {
         if serializer.is_human_readable() {
             return Err(ser::Error::custom(NO_JSON));
         }
-        serializer.serialize_newtype_struct(HANDLE, &self.0)
+        Number(self.0).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Handle {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Handle, D::Error> {
-        struct Number;
-        impl<'de> Visitor<'de> for Number {
-            type Value = Handle;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a resource handle")
-            }
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, number: D) -> Result<Handle, D::Error> {
-                u32::deserialize(number).map(Handle)
-            }
-        }
         if deserializer.is_human_readable() {
             return Err(de::Error::custom(NO_JSON));
         }
-        deserializer.deserialize_newtype_struct(HANDLE, Number)
+        Number::deserialize(deserializer).map(|number| Handle(number.0))
     }
 }
 
@@ -86,16 +77,6 @@ impl Handles {
         self.next = number.checked_add(1).ok_or_else(|| Mismatch::new("the session ran out of handles"))?;
         self.held.insert(number, Held { resource, ty, use_: Use::Free });
         Ok(number)
-    }
-
-    /// The number that the next handle will have, for [`forget_since`](Handles::forget_since).
-    pub(super) fn mark(&self) -> u32 {
-        self.next
-    }
-
-    /// Forgets the handles that came after the mark was taken.
-    pub(super) fn forget_since(&mut self, mark: u32) {
-        self.held.split_off(&mark);
     }
 
     /// Looks a handle up for one use in the call being prepared.

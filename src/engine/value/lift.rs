@@ -21,15 +21,14 @@ pub(crate) fn lift<T: DeserializeOwned>(result: Option<&Val>, ty: Option<&Type>,
         (None, None) => NULL,
         _ => return Err(Mismatch::new("the function's result and its type do not belong together")),
     };
-    let mark = handles.mark();
-    T::deserialize(Lift { val, ty, handles }).map_err(|mismatch| {
-        handles.forget_since(mark);
-        mismatch.at("result")
-    })
+    T::deserialize(Lift { val, ty, handles }).map_err(|mismatch| mismatch.at("result"))
 }
 
 /// What a missing result or payload reads like; null is null whatever its type.
 const NULL: (&Val, Type) = (&Val::Option(None), Type::Bool);
+
+/// How a Rust type spells its fields or cases.
+type Names = &'static [&'static str];
 
 /// The deserializer. The type comes along because a `Val` does not say of what it is a list, or an option.
 struct Lift<'a> {
@@ -67,11 +66,7 @@ impl<'a> Lift<'a> {
             (Val::Result(Err(payload)), Type::Result(result)) => (Cow::Borrowed("Err"), payload, result.err()),
             _ => return None,
         };
-        match (payload, ty) {
-            (Some(payload), Some(ty)) => Some((name, Some((payload, ty)))),
-            (None, None) => Some((name, None)),
-            _ => None,
-        }
+        Some((name, payload.as_deref().zip(ty)))
     }
 }
 
@@ -81,12 +76,10 @@ fn broken(ty: &Type) -> Mismatch {
 }
 
 fn not_finite(v: f64) -> &'static str {
-    if v.is_nan() {
-        "NaN"
-    } else if v > 0.0 {
-        "Infinity"
-    } else {
-        "-Infinity"
+    match v {
+        v if v.is_nan() => "NaN",
+        v if v > 0.0 => "Infinity",
+        _ => "-Infinity",
     }
 }
 
@@ -157,12 +150,7 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         }
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        cases: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         let (name, payload) = match this.val {
             Val::Enum(name) => (Cow::Borrowed(name.as_str()), None),
@@ -172,15 +160,10 @@ impl<'de> Deserializer<'de> for Lift<'_> {
                 None => return this.deserialize_any(visitor),
             },
         };
-        visitor.visit_enum(Case { name: asked(&name, cases, 0), payload, handles: this.handles })
+        visitor.visit_enum(Case { name: asked(&name, names, 0), payload, handles: this.handles })
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        names: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         match (this.val, &this.ty) {
             (Val::Record(vals), Type::Record(record)) => {
@@ -315,9 +298,6 @@ impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> de::
         };
         seed.deserialize(Lift { val, ty, handles: self.handles }).map_err(|e| e.at_name(&name))
     }
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.entries.len())
-    }
 }
 
 /// The case of an enum, a variant or a result.
@@ -328,7 +308,8 @@ struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    fn payload<T>(self, read: impl FnOnce(Lift<'a>) -> Result<T>) -> Result<T> {
+    /// Reads the payload, or null where there is none.
+    fn read<T>(self, read: impl FnOnce(Lift<'a>) -> Result<T>) -> Result<T> {
         let (val, ty) = self.payload.unwrap_or(NULL);
         read(Lift { val, ty, handles: self.handles }).map_err(|e| e.at_name(&self.name))
     }
@@ -350,18 +331,18 @@ impl<'de> de::VariantAccess<'de> for Case<'_> {
         Err(Mismatch::new(text).at_name(&self.name))
     }
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value> {
-        self.payload(|payload| seed.deserialize(payload))
+        self.read(|payload| seed.deserialize(payload))
     }
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value> {
-        self.payload(|payload| payload.deserialize_seq(visitor))
+        self.read(|payload| payload.deserialize_seq(visitor))
     }
-    fn struct_variant<V: Visitor<'de>>(self, names: &'static [&'static str], visitor: V) -> Result<V::Value> {
-        self.payload(|payload| payload.deserialize_struct("", names, visitor))
+    fn struct_variant<V: Visitor<'de>>(self, names: Names, visitor: V) -> Result<V::Value> {
+        self.read(|payload| payload.deserialize_struct("", names, visitor))
     }
 }
 
 /// The spelling a Rust type asks for, or else ours. `guess` is where it is likely to stand.
-fn asked(wit: &str, names: &'static [&'static str], guess: usize) -> Cow<'static, str> {
+fn asked(wit: &str, names: Names, guess: usize) -> Cow<'static, str> {
     match names.get(guess).into_iter().chain(names).find(|name| same_name(wit, name)) {
         Some(name) => Cow::Borrowed(name),
         None => Cow::Owned(snake(wit)),
