@@ -105,11 +105,17 @@ impl<'h> Cx<'h> {
                 return Ok(Val::String(v.to_owned()));
             }
             (Type::String, Found::Char(v)) => Some(Val::String(v.to_string())),
-            (Type::List(_), Found::Bytes(v)) if is_octets(ty) => return self.octets(v),
-            (Type::List(_), Found::Str(v)) if is_octets(ty) => match BASE64.decode(v) {
-                Ok(octets) => return self.octets(&octets),
-                Err(_) => None,
-            },
+            (Type::List(_), Found::Bytes(v)) if is_octets(ty) => {
+                self.spend(v.len() as u64)?;
+                return Ok(octets(v));
+            }
+            (Type::List(_), Found::Str(v)) if is_octets(ty) => {
+                self.spend(v.trim_end_matches('=').len() as u64 * 3 / 4)?;
+                match BASE64.decode(v) {
+                    Ok(v) => return Ok(octets(&v)),
+                    Err(_) => None,
+                }
+            }
             (Type::Enum(names), Found::Str(name)) => match names.names().find(|wit| same_name(wit, name)) {
                 Some(wit) => Some(Val::Enum(self.name(wit)?)),
                 None => return Err(Mismatch::unknown("case", name, names.names())),
@@ -132,11 +138,10 @@ impl<'h> Cx<'h> {
         self.spend(bytes(&val))?;
         Ok(val)
     }
+}
 
-    fn octets(&mut self, octets: &[u8]) -> Result<Val> {
-        self.spend(octets.len() as u64)?;
-        Ok(Val::List(octets.iter().copied().map(Val::U8).collect()))
-    }
+fn octets(octets: &[u8]) -> Val {
+    Val::List(octets.iter().copied().map(Val::U8).collect())
 }
 
 /// The serializer: what it is to reach, and what goes around that.

@@ -419,6 +419,11 @@ fn the_limit_holds_before_the_copy() {
     for max in 0..10 {
         assert!(matches!(fits(&ten, &params, max), Err(Mismatch::TooLarge)));
     }
+    let octets = [Param { name: "x".into(), ty: ty("(list u8)") }];
+    for text in ["AQIDBAUGBwgJCg==", "AQIDBAUGBwgJCg"] {
+        assert_eq!(fits(&json!([text]), &octets, 10).unwrap().1, 10);
+        assert!(matches!(fits(&json!([text]), &octets, 9), Err(Mismatch::TooLarge)));
+    }
     // Elements without a payload count nevertheless, and so do the names that a guest may make long.
     let empties = [Param { name: "x".into(), ty: ty("(list (list string))") }];
     assert!(matches!(fits(&json!([vec![json!([]); 100]]), &empties, 99), Err(Mismatch::TooLarge)));
