@@ -249,8 +249,13 @@ pub(super) fn choose(ty: &Type, name: &str, cx: &mut Cx<'_>) -> Result<(Val, Opt
         Type::Result(_) => Err(Mismatch::unknown("case", name, ["ok", "err"])),
         Type::Option(option) if same_name("some", name) => Ok((Val::Option(None), Some(option.ty()))),
         Type::Option(_) => Err(Mismatch::unknown("case", name, ["some"])),
-        _ => Err(Mismatch::of_type(ty, Found::Object)),
+        _ => Err(Mismatch::of_type(ty, variant(name))),
     }
+}
+
+/// A Rust variant that came where none fits.
+pub(super) fn variant(name: &str) -> String {
+    format!("the variant {}", quoted(name))
 }
 
 /// Gives a case its payload.

@@ -1,6 +1,6 @@
 //! In: serde to [`Val`], a serializer that is led by the type it is to reach.
 
-use super::compound::{Around, Compound, case_name, choose};
+use super::compound::{Around, Compound, case_name, choose, variant};
 use super::handle::{HANDLE, Use};
 use super::mismatch::{Result, quoted};
 use super::{BASE64, DISCRIMINANT, Handles, Mismatch, Param, bytes, is_octets, nullable, same_name};
@@ -181,7 +181,7 @@ impl<'a, 'h> Lower<'a, 'h> {
     /// Enters the case of a Rust enum that has fields, as `found` tells.
     fn case(self, name: &str, found: Found<'_>) -> Result<Compound<'a, 'h>> {
         let this = self.peeled()?;
-        let Want::One(ty) = &this.want else { return Err(not_arguments(found)) };
+        let Want::One(ty) = &this.want else { return Err(not_arguments(variant(name))) };
         match choose(ty, name, this.cx)? {
             (case, Some(payload)) => Compound::new(this.enter(case, payload)?, found),
             (_, None) => Err(Mismatch::of_type(ty, found).at_name(name)),
@@ -198,7 +198,7 @@ impl<'a, 'h> Lower<'a, 'h> {
     }
 }
 
-fn not_arguments(found: Found<'_>) -> Mismatch {
+fn not_arguments(found: impl Display) -> Mismatch {
     Mismatch::expected("the arguments as a list, or as an object of parameters", found)
 }
 

@@ -182,6 +182,25 @@ fn what_does_not_fit_is_said_with_its_place() {
 }
 
 #[test]
+fn variants_with_fields_that_do_not_fit_say_where() {
+    let wrong = |value: Shape, wat: &str| to_val(value, &shape(wat)).map(drop).unwrap_err().to_string();
+    let defs = r#"(type $p' (record (field "pos-x" f64) (field "z" (tuple u8)))) (import "p" (type $p (eq $p')))
+        (type $v' (variant (case "nothing" u8) (case "circle") (case "pair" (option (tuple u8 u8 u8))) (case "at-point" $p)))
+        (import "v" (type $v (eq $v')))"#;
+    let other = |value: Shape| to_val(value, &ty_with(defs, "(option $v)")).map(drop).unwrap_err().to_string();
+    let at_point = || Shape::AtPoint { pos_x: 1.0, pos_y: 2.0 };
+    assert_eq!(other(Shape::Nothing), r#"parameter "x": expected {"nothing": ..} with u8, got "nothing""#);
+    assert_eq!(other(Shape::Circle(1.0)), r#"parameter "x": the case "circle" has no payload; pass null"#);
+    assert_eq!(other(Shape::Pair(1, 2)), r#"parameter "x".pair: expected 3 elements, got 2"#);
+    assert_eq!(other(at_point()), r#"parameter "x".at_point: unknown field "pos_y"; the fields are: pos_x, z"#);
+    assert_eq!(wrong(at_point(), "u8"), r#"parameter "x": expected u8, got the variant "at-point""#);
+    assert_eq!(wrong(at_point(), "(result)"), r#"parameter "x": unknown case "at-point"; the cases are: ok, err"#);
+    let params = [Param { name: "pair".into(), ty: ty("(tuple u8 u8)") }];
+    let error = lower(&Shape::Pair(1, 2), &params, &mut Handles::default(), 100).unwrap_err().to_string();
+    assert_eq!(error, r#"expected the arguments as a list, or as an object of parameters, got the variant "pair""#);
+}
+
+#[test]
 fn arguments_are_a_list_or_an_object() {
     let two = signature(r#"(import "f" (func (param "the-name" string) (param "n" (option u8))))"#).0;
     let none: Vec<Param> = Vec::new();
