@@ -77,12 +77,13 @@ impl<'h> Cx<'h> {
         }
     }
 
-    /// A value that is looked at and not handed on, so it is no payload.
+    /// A value that is looked at and not handed on, so it is no payload. Alone, it may be as large as all payload.
     fn aside<T: Serialize + ?Sized>(&mut self, value: &T, ty: Type) -> Result<Val> {
-        let before = self.spent;
-        let val = self.value(value, ty)?;
+        let before = std::mem::take(&mut self.spent);
+        let val = self.value(value, ty);
+        self.within_limits()?;
         self.spent = before;
-        Ok(val)
+        val
     }
 
     fn scalar(&mut self, ty: &Type, found: Found<'_>) -> Result<Val> {

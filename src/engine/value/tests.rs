@@ -453,6 +453,11 @@ fn the_limit_holds_before_the_copy() {
     let args = json!([vec![json!({ name: 1 }); 100]]);
     assert!(matches!(fits(&args, &long, 1000), Err(Mismatch::TooLarge)));
     assert!(fits(&args, &long, 100_000).is_ok());
+    // The names that the caller writes are no payload, however little of it is left.
+    let points = [Param { name: "x".into(), ty: shape("(list $p)") }];
+    let args = json!([[{"pos-x": 1, "pos-y": 2}, {"pos-x": 3, "pos-y": 4}]]);
+    assert_eq!(fits(&args, &points, 32).unwrap().1, 32);
+    assert!(matches!(fits(&args, &points, 31), Err(Mismatch::TooLarge)));
 
     // A foreign implementation that swallows the error does not get around it.
     struct Sly;
