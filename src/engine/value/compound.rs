@@ -2,7 +2,7 @@
 
 use super::lower::{Cx, Found, Lower, Want};
 use super::mismatch::{Result, quoted};
-use super::{DISCRIMINANT, Mismatch, Param, WORD, same_name, snake};
+use super::{DISCRIMINANT, Mismatch, Param, WORD, nullable, same_name, snake};
 use serde::ser::{self, Serialize};
 use wasmtime::component::Val;
 use wasmtime::component::types::{Flags, Type};
@@ -50,8 +50,13 @@ impl Noun {
 }
 
 impl<'a, 'h> Compound<'a, 'h> {
-    pub(super) fn new(lower: Lower<'a, 'h>, found: Found<'_>) -> Result<Self> {
-        let Lower { want, around, cx } = lower.peeled()?;
+    pub(super) fn new(want: Want<'_>, mut around: Around, found: Found<'_>, cx: &'a mut Cx<'h>) -> Result<Self> {
+        if let Want::One(ty) = want
+            && let Some(inner) = nullable(ty)
+        {
+            around.enter(Val::Option(None), cx)?;
+            return Compound::new(Want::One(&inner), around, found, cx);
+        }
         let shape = Shape::new(want, found, cx).map_err(|e| around.locate(e))?;
         Ok(Compound { shape, around, cx })
     }
@@ -87,11 +92,11 @@ impl Shape {
                 (Noun::Field, slots.collect::<Result<_>>()?)
             }
             (Want::One(Type::List(list)), Found::Array) => return Ok(Shape::List(list.ty(), Vec::new())),
-            (Want::One(Type::Flags(flags)), Found::Array) => return Ok(Shape::Flags(flags, Vec::new())),
+            (Want::One(Type::Flags(flags)), Found::Array) => return Ok(Shape::Flags(flags.clone(), Vec::new())),
             (Want::One(ty @ (Type::Variant(_) | Type::Result(_) | Type::Option(_))), Found::Object) => {
-                return Ok(Shape::Cases(ty, None));
+                return Ok(Shape::Cases(ty.clone(), None));
             }
-            (Want::One(ty), _) => return Err(Mismatch::of_type(&ty, found)),
+            (Want::One(ty), _) => return Err(Mismatch::of_type(ty, found)),
         };
         Ok(Shape::Slots(noun, slots, 0))
     }
@@ -123,7 +128,7 @@ impl Shape {
         match self {
             Shape::List(item, vals) => {
                 let before = cx.spent;
-                vals.push(cx.value(value, item.clone()).map_err(|e| e.at_index(vals.len()))?);
+                vals.push(cx.value(value, item).map_err(|e| e.at_index(vals.len()))?);
                 // See `bytes`: no element is free.
                 if cx.spent == before {
                     cx.spend(1)?;
@@ -143,7 +148,7 @@ impl Shape {
                 let Some(Slot { name, ty, val }) = slots.get_mut(*next) else {
                     return Err(Mismatch::expected(format_args!("{count} {}s", noun.word()), "more"));
                 };
-                *val = Some(cx.value(value, ty.clone()).map_err(|e| match noun {
+                *val = Some(cx.value(value, ty).map_err(|e| match noun {
                     Noun::Element => e.at_index(*next),
                     Noun::Argument | Noun::Parameter => e.at_parameter(name),
                     Noun::Field => e.at_name(name),
@@ -151,7 +156,7 @@ impl Shape {
                 *next += 1;
             }
             Shape::Cases(_, Some((case, Some(ty)))) => {
-                let payload = cx.value(value, ty.clone()).map_err(|e| e.at_name(&case_name(case)))?;
+                let payload = cx.value(value, ty).map_err(|e| e.at_name(&case_name(case)))?;
                 fill(case, payload);
             }
             Shape::Cases(_, Some((case, None))) => {
@@ -277,9 +282,14 @@ pub(super) fn case_name(case: &Val) -> String {
 
 /// The cases in which a value is to stand, outermost first, although nothing in the arguments is an object for them.
 #[derive(Default)]
-pub(super) struct Around(pub(super) Vec<Val>);
+pub(super) struct Around(Vec<Val>);
 
 impl Around {
+    pub(super) fn enter(&mut self, case: Val, cx: &mut Cx<'_>) -> Result<()> {
+        self.0.push(case);
+        cx.spend(DISCRIMINANT)
+    }
+
     pub(super) fn wrap(self, val: Val) -> Val {
         self.0.into_iter().rev().fold(val, |val, mut case| {
             fill(&mut case, val);

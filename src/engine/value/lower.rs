@@ -3,7 +3,7 @@
 use super::compound::{Around, Compound, case_name, choose, variant};
 use super::handle::{HANDLE, Use};
 use super::mismatch::{Result, quoted};
-use super::{BASE64, DISCRIMINANT, Handles, Mismatch, Param, bytes, is_octets, nullable, same_name};
+use super::{BASE64, Handles, Mismatch, Param, bytes, is_octets, nullable, same_name};
 use crate::engine::schema;
 use base64::Engine as _;
 use serde::ser::{Serialize, Serializer};
@@ -65,20 +65,20 @@ impl<'h> Cx<'h> {
         if fits { Ok(()) } else { Err(Mismatch::TooLarge) }
     }
 
-    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T, ty: Type) -> Result<Val> {
+    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Val> {
         value.serialize(Lower::new(Want::One(ty), self))
     }
 
     /// A name that stands in the arguments.
     pub(super) fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<String> {
-        match self.aside(key, Type::String)? {
+        match self.aside(key, &Type::String)? {
             Val::String(key) => Ok(key),
             _ => Err(Mismatch::new("expected a name")),
         }
     }
 
     /// A value that is looked at and not handed on, so it is no payload. Alone, it may be as large as all payload.
-    fn aside<T: Serialize + ?Sized>(&mut self, value: &T, ty: Type) -> Result<Val> {
+    fn aside<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Val> {
         let before = std::mem::take(&mut self.spent);
         let val = self.value(value, ty);
         self.within_limits()?;
@@ -147,13 +147,14 @@ fn octets(octets: &[u8]) -> Val {
 
 /// The serializer: what it is to reach, and what goes around that.
 pub(super) struct Lower<'a, 'h> {
-    pub(super) want: Want<'a>,
-    pub(super) around: Around,
-    pub(super) cx: &'a mut Cx<'h>,
+    want: Want<'a>,
+    around: Around,
+    cx: &'a mut Cx<'h>,
 }
 
+#[derive(Clone, Copy)]
 pub(super) enum Want<'a> {
-    One(Type),
+    One(&'a Type),
     /// All arguments of a function; they become a `Val::Tuple`.
     Args(&'a [Param]),
 }
@@ -163,39 +164,36 @@ impl<'a, 'h> Lower<'a, 'h> {
         Lower { want, around: Around::default(), cx }
     }
 
-    fn enter(mut self, case: Val, payload: Type) -> Result<Self> {
-        self.cx.spend(DISCRIMINANT)?;
-        self.around.0.push(case);
-        self.want = Want::One(payload);
-        Ok(self)
-    }
-
-    /// Enters an option, unless it has to be written as `{"some": ..}`.
-    pub(super) fn peeled(self) -> Result<Self> {
-        let Want::One(ty) = &self.want else { return Ok(self) };
-        match nullable(ty) {
-            Some(inner) => self.enter(Val::Option(None), inner),
-            None => Ok(self),
-        }
-    }
-
-    /// Enters the case of a Rust enum that has fields, as `found` tells.
-    fn case(self, name: &str, found: Found<'_>) -> Result<Compound<'a, 'h>> {
-        let this = self.peeled()?;
-        let Want::One(ty) = &this.want else { return Err(not_arguments(variant(name))) };
-        match choose(ty, name, this.cx)? {
-            (case, Some(payload)) => Compound::new(this.enter(case, payload)?, found),
-            (_, None) => Err(Mismatch::of_type(ty, found).at_name(name)),
-        }
-    }
-
-    fn scalar(self, found: Found<'_>) -> Result<Val> {
-        let Lower { want, around, cx } = if let Found::Unit = found { self } else { self.peeled()? };
-        match want {
-            Want::One(ty) => Ok(around.wrap(cx.scalar(&ty, found)?)),
+    fn scalar(mut self, found: Found<'_>) -> Result<Val> {
+        match self.want {
+            Want::One(ty) => match nullable(ty) {
+                Some(inner) if !matches!(found, Found::Unit) => {
+                    self.around.enter(Val::Option(None), self.cx)?;
+                    Ok(self.around.wrap(self.cx.scalar(&inner, found)?))
+                }
+                _ => Ok(self.around.wrap(self.cx.scalar(ty, found)?)),
+            },
             Want::Args([]) if matches!(found, Found::Unit) => Ok(Val::Tuple(Vec::new())),
             Want::Args(_) => Err(not_arguments(found)),
         }
+    }
+
+    fn compound(self, found: Found<'_>) -> Result<Compound<'a, 'h>> {
+        Compound::new(self.want, self.around, found, self.cx)
+    }
+
+    /// Enters the case of a Rust enum that has fields, as `found` tells.
+    fn case(mut self, name: &str, found: Found<'_>) -> Result<Compound<'a, 'h>> {
+        let Want::One(ty) = self.want else { return Err(not_arguments(variant(name))) };
+        let inner = nullable(ty);
+        if inner.is_some() {
+            self.around.enter(Val::Option(None), self.cx)?;
+        }
+        let ty = inner.as_ref().unwrap_or(ty);
+        let (case, payload) = choose(ty, name, self.cx)?;
+        let Some(payload) = payload else { return Err(Mismatch::of_type(ty, found).at_name(name)) };
+        self.around.enter(case, self.cx)?;
+        Compound::new(Want::One(&payload), self.around, found, self.cx)
     }
 }
 
@@ -320,17 +318,17 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
     }
 
     /// Rust says which option a `Some` belongs to, so `Option<Option<T>>` needs no `{"some": ..}` here.
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Val> {
-        let Want::One(Type::Option(option)) = &self.want else { return value.serialize(self) };
-        let inner = option.ty();
-        value.serialize(self.enter(Val::Option(None), inner)?)
+    fn serialize_some<T: Serialize + ?Sized>(mut self, value: &T) -> Result<Val> {
+        let Want::One(Type::Option(option)) = self.want else { return value.serialize(self) };
+        self.around.enter(Val::Option(None), self.cx)?;
+        value.serialize(Lower { want: Want::One(&option.ty()), ..self })
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Val> {
         if name != HANDLE {
             return value.serialize(self);
         }
-        match self.cx.aside(value, Type::U32)? {
+        match self.cx.aside(value, &Type::U32)? {
             Val::U32(number) => self.scalar(Found::Handle(number)),
             _ => Err(Mismatch::new("expected the number of a handle")),
         }
@@ -343,20 +341,20 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         case: &'static str,
         value: &T,
     ) -> Result<Val> {
-        let mut object = Compound::new(self, Found::Object)?;
+        let mut object = self.compound(Found::Object)?;
         object.key(case)?;
         object.put(value)?;
         object.finish()
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Compound<'a, 'h>> {
-        Compound::new(self, Found::Array)
+        self.compound(Found::Array)
     }
     fn serialize_tuple(self, _: usize) -> Result<Compound<'a, 'h>> {
-        Compound::new(self, Found::Array)
+        self.compound(Found::Array)
     }
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Compound<'a, 'h>> {
-        Compound::new(self, Found::Array)
+        self.compound(Found::Array)
     }
     fn serialize_tuple_variant(
         self,
@@ -368,10 +366,10 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         self.case(case, Found::Array)
     }
     fn serialize_map(self, _: Option<usize>) -> Result<Compound<'a, 'h>> {
-        Compound::new(self, Found::Object)
+        self.compound(Found::Object)
     }
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Compound<'a, 'h>> {
-        Compound::new(self, Found::Object)
+        self.compound(Found::Object)
     }
     fn serialize_struct_variant(
         self,
@@ -385,7 +383,7 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
 
     /// See `Handle`: where a resource stands, only a handle fits, and it is not for people to read.
     fn is_human_readable(&self) -> bool {
-        let Want::One(ty) = &self.want else { return true };
+        let Want::One(ty) = self.want else { return true };
         !matches!(nullable(ty).as_ref().unwrap_or(ty), Type::Own(_) | Type::Borrow(_))
     }
 }
