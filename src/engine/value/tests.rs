@@ -1,6 +1,5 @@
 //! Values into WIT types and out of them, through JSON, through Rust types, and through a component.
 
-use super::handle::NO_JSON;
 use super::*;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -467,65 +466,4 @@ fn the_limit_holds_before_the_copy() {
         }
     }
     assert!(matches!(lower(&(Sly,), &params, &mut Handles::default(), 5), Err(Mismatch::TooLarge)));
-}
-
-#[test]
-fn handles_are_used_up_by_own_and_not_by_borrow() {
-    let engine = Engine::default();
-    let wat = r#"(component
-        (type $r' (resource (rep i32)))
-        (core func $new (canon resource.new $r'))
-        (export $r "r" (type $r'))
-        (core module $m (import "" "new" (func $new (param i32) (result i32)))
-            (func (export "make") (result i32) (call $new (i32.const 7)))
-            (func (export "look") (param i32)) (func (export "take") (param i32))
-            (func (export "both") (param i32 i32)))
-        (core instance $i (instantiate $m (with "" (instance (export "new" (func $new))))))
-        (func (export "make") (result (own $r)) (canon lift (core func $i "make")))
-        (func (export "look") (param "x" (borrow $r)) (canon lift (core func $i "look")))
-        (func (export "both") (param "x" (own $r)) (param "y" (own $r)) (canon lift (core func $i "both"))))"#;
-    let component = Component::new(&engine, wat).unwrap();
-    let mut store = Store::new(&engine, ());
-    let instance = Linker::<()>::new(&engine).instantiate(&mut store, &component).unwrap();
-    // Types of the component itself, as they are known after the load.
-    let exported = |name: &str| {
-        let ty = component.component_type();
-        let item = ty.exports(&engine).find(|(found, _)| *found == name).unwrap().1;
-        let ComponentItem::ComponentFunc(f) = item.ty else { panic!() };
-        let params: Vec<Param> = f.params().map(|(name, ty)| Param { name: name.into(), ty }).collect();
-        (params, f.results().next())
-    };
-    let mut results = [Val::Bool(false)];
-    instance.get_func(&mut store, "make").unwrap().call(&mut store, &[], &mut results).unwrap();
-    let (made, (look, _), (both, _)) = (exported("make").1.unwrap(), exported("look"), exported("both"));
-    let mut handles = Handles::default();
-    let val = &results[0];
-
-    let handle: Handle = lift(Some(val), Some(&made), &mut handles).unwrap();
-    let (vals, payload) = lower(&(handle,), &look, &mut handles, 100).unwrap();
-    assert_eq!((payload, &vals[0]), (4, val));
-    instance.get_func(&mut store, "look").unwrap().call(&mut store, &vals, &mut []).unwrap();
-    // No JSON form, in either direction, whoever asks.
-    let error = lift::<Value>(Some(val), Some(&made), &mut handles).unwrap_err().to_string();
-    assert_eq!(error, "result: a handle has no JSON form: take it as an isopod::Handle");
-    assert!(serde_json::to_value(handle).unwrap_err().to_string().contains("no JSON form"));
-    assert!(serde_json::from_value::<Handle>(json!(0)).unwrap_err().to_string().contains("no JSON form"));
-    for (args, expected) in [
-        (json!([0]), r#"parameter "x": expected an isopod::Handle of this session, got 0"#),
-        (json!([{}]), r#"parameter "x": expected an isopod::Handle of this session, got an object"#),
-    ] {
-        assert_eq!(lower(&args, &look, &mut handles, 100).unwrap_err().to_string(), expected);
-    }
-    let error = to_val(handle, &ty("string")).map(drop).unwrap_err().to_string();
-    assert_eq!(error, format!(r#"parameter "x": {NO_JSON}"#));
-    // A failed preparation uses nothing up; a successful one does; numbers do not come back.
-    let error = lower(&(handle, handle), &both, &mut handles, 100).unwrap_err().to_string();
-    assert_eq!(error, r#"parameter "y": a handle that is given away cannot be used twice in one call"#);
-    let other: Handle = lift(Some(val), Some(&made), &mut handles).unwrap();
-    assert_eq!(lower(&(handle, other), &both, &mut handles, 100).unwrap().0.len(), 2);
-    let error = lower(&(handle,), &look, &mut handles, 100).unwrap_err().to_string();
-    assert_eq!(error, r#"parameter "x": unknown handle: it was used up, or belongs to another session"#);
-    let third: Handle = lift(Some(val), Some(&made), &mut handles).unwrap();
-    assert!(third != handle && third != other);
-    assert!(handles.remove(third).is_some() && handles.remove(third).is_none());
 }
