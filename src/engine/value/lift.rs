@@ -24,8 +24,11 @@ pub(crate) fn lift<T: DeserializeOwned>(result: Option<&Val>, ty: Option<&Type>,
     T::deserialize(Lift { val, ty, handles }).map_err(|mismatch| mismatch.at("result"))
 }
 
+/// A value and its type.
+type Typed<'a> = (&'a Val, Type);
+
 /// What a missing result or payload reads like; null is null whatever its type.
-const NULL: (&Val, Type) = (&Val::Option(None), Type::Bool);
+const NULL: Typed<'static> = (&Val::Option(None), Type::Bool);
 
 /// How a Rust type spells its fields or cases.
 type Names = &'static [&'static str];
@@ -56,7 +59,7 @@ impl<'a> Lift<'a> {
     }
 
     /// The case of a variant or a result in our spelling, and its payload.
-    fn case(&self) -> Option<(Cow<'a, str>, Option<(&'a Val, Type)>)> {
+    fn case(&self) -> Option<(Cow<'a, str>, Option<Typed<'a>>)> {
         let (name, payload, ty) = match (self.val, &self.ty) {
             (Val::Variant(name, payload), Type::Variant(variant)) => {
                 let case = variant.cases().find(|case| case.name == name)?;
@@ -242,7 +245,7 @@ struct Items<'a, I> {
     handles: &'a mut Handles,
 }
 
-impl<'a, I: ExactSizeIterator<Item = (&'a Val, Type)>> Items<'a, I> {
+impl<'a, I: ExactSizeIterator<Item = Typed<'a>>> Items<'a, I> {
     fn visit<'de, V: Visitor<'de>>(items: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
         let mut items = Items { items, index: 0, handles };
         let value = visitor.visit_seq(&mut items)?;
@@ -253,7 +256,7 @@ impl<'a, I: ExactSizeIterator<Item = (&'a Val, Type)>> Items<'a, I> {
     }
 }
 
-impl<'de, 'a, I: ExactSizeIterator<Item = (&'a Val, Type)>> de::SeqAccess<'de> for Items<'a, I> {
+impl<'de, 'a, I: ExactSizeIterator<Item = Typed<'a>>> de::SeqAccess<'de> for Items<'a, I> {
     type Error = Mismatch;
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
         let Some((val, ty)) = self.items.next() else { return Ok(None) };
@@ -270,11 +273,11 @@ impl<'de, 'a, I: ExactSizeIterator<Item = (&'a Val, Type)>> de::SeqAccess<'de> f
 struct Entries<'a, I> {
     entries: I,
     /// The entry whose key was read.
-    open: Option<(Cow<'a, str>, (&'a Val, Type))>,
+    open: Option<(Cow<'a, str>, Typed<'a>)>,
     handles: &'a mut Handles,
 }
 
-impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> Entries<'a, I> {
+impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Typed<'a>)>> Entries<'a, I> {
     fn visit<'de, V: Visitor<'de>>(entries: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
         let mut entries = Entries { entries, open: None, handles };
         let value = visitor.visit_map(&mut entries)?;
@@ -285,7 +288,7 @@ impl<'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> Entries<'
     }
 }
 
-impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> de::MapAccess<'de> for Entries<'a, I> {
+impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, Typed<'a>)>> de::MapAccess<'de> for Entries<'a, I> {
     type Error = Mismatch;
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
         self.open = self.entries.next();
@@ -303,7 +306,7 @@ impl<'de, 'a, I: ExactSizeIterator<Item = (Cow<'a, str>, (&'a Val, Type))>> de::
 /// The case of an enum, a variant or a result.
 struct Case<'a> {
     name: Cow<'a, str>,
-    payload: Option<(&'a Val, Type)>,
+    payload: Option<Typed<'a>>,
     handles: &'a mut Handles,
 }
 

@@ -11,7 +11,7 @@ use std::fmt::{self, Display};
 use wasmtime::component::Val;
 use wasmtime::component::types::Type;
 
-/// Turns arguments into the values of `params`, and counts their payload as [`bytes`] does.
+/// Turns arguments into the values of `params`, and counts their payload as [`bytes()`] does.
 ///
 /// Handles given to `own` parameters leave the table only if everything fits.
 pub(crate) fn lower<A: Serialize + ?Sized>(
