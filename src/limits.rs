@@ -358,7 +358,8 @@ impl LoadLimits {
         self
     }
 
-    /// Core functions, core imports and globals, in all core modules together.
+    /// Core functions, core imports and globals, in all core modules together; and, counted apart, what all instances
+    /// export together, where one that exports another exports all of it.
     pub fn functions(mut self, count: u32) -> LoadLimits {
         self.functions = count;
         self
@@ -378,7 +379,7 @@ impl LoadLimits {
         self
     }
 
-    /// Depth of components, core modules and types within each other.
+    /// Depth of loops in a function, and of components within each other.
     pub fn nesting(mut self, depth: u32) -> LoadLimits {
         self.nesting = depth;
         self

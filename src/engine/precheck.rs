@@ -1,14 +1,14 @@
 //! Looks at a component's bytes before anything is compiled. Pure: bytes in, facts or a refusal out.
 //!
 //! Compiling cannot be interrupted, and a component of a kilobyte can ask for gigabytes of code by instantiating its
-//! parts over and over. So the parts are counted here with their multiplicity, in one pass over the sections. Whether
-//! the bytes are *valid* is left to the compiler's validator; this only has to be right about what is large, and must
-//! end quickly and without a panic on any bytes at all.
+//! parts over and over, or by exporting them over and over. So the parts are counted here with their multiplicity, in
+//! one pass over the sections. Whether the bytes are *valid* is left to the compiler's validator; this only has to be
+//! right about what is large, and must end quickly and without a panic on any bytes at all.
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentDefinedType, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding, Instance,
-    InstanceTypeDeclaration, Parser, Payload,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding, FunctionBody,
+    Instance, InstanceTypeDeclaration, Operator, Parser, Payload, TypeBounds,
 };
 
 /// What a component may look like; see [`LoadLimits`](crate::LoadLimits).
@@ -32,6 +32,9 @@ pub(crate) struct Facts {
     pub instances: u32,
     /// Parts and adapters of one instance of the component.
     pub adapters: u32,
+    /// Parts of one instance of the component that have code of their own, at least 1. With component-model async each
+    /// of them can stand still in the middle of a call, on a stack that nobody else can use meanwhile.
+    pub parts: u32,
 }
 
 /// Why the bytes are not even tried.
@@ -53,7 +56,15 @@ impl From<wasmparser::BinaryReaderError> for Refusal {
 pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
     within("component_bytes", bytes.len() as u64, bounds.bytes)?;
     recognise(bytes)?;
-    let mut survey = Survey { bounds, facts: Facts::default(), scopes: Vec::new(), dearest: Cost::default() };
+    let mut survey = Survey {
+        bounds,
+        facts: Facts::default(),
+        scopes: Vec::new(),
+        spaces: Vec::new(),
+        dearest: Cost::default(),
+        heaviest: 1,
+        weight: 0,
+    };
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload?;
         if let Payload::ComponentTypeSection(section) = &payload {
@@ -108,8 +119,14 @@ struct Survey {
     facts: Facts,
     /// One entry for each component that is being read, outermost first; a core module is a scope too, as it has an end.
     scopes: Vec<Scope>,
+    /// One entry for each of those, and for each type within them that is being read: an alias can name what is in any.
+    spaces: Vec<Space>,
     /// The largest counts of any component read so far: stand in for one whose identity can't be told here.
     dearest: Cost,
+    /// The same for the weight of a type or an instance.
+    heaviest: u64,
+    /// Weights of all instances together.
+    weight: u64,
 }
 
 /// What one instance of a component is made of, its parts included.
@@ -120,6 +137,10 @@ struct Cost {
     /// Component instances, and core functions made of component functions: wasmtime inlines the former and compiles
     /// code for the latter, once for each time they are instantiated.
     adapters: u64,
+    /// Components that have core instances.
+    parts: u64,
+    /// Exports, those of exported instances included.
+    exports: u64,
 }
 
 #[derive(Default)]
@@ -127,8 +148,18 @@ struct Scope {
     module: bool,
     /// What one instance of this component costs.
     cost: Cost,
-    /// The same for each entry of this component's index space of components.
+    /// Whether it has core instances of its own.
+    code: bool,
+    /// The costs of each entry of this component's index space of components.
     components: Vec<Cost>,
+}
+
+/// Weights of what an index space holds: the exports that an instance has, with those of the instances among them. An
+/// instance that exports another one twice is a few bytes, and doubles what the compiler writes out.
+#[derive(Default)]
+struct Space {
+    types: Vec<u64>,
+    instances: Vec<u64>,
 }
 
 impl Survey {
@@ -137,30 +168,48 @@ impl Survey {
             Payload::Version { encoding, .. } => {
                 within("nesting", self.scopes.len() as u64, self.bounds.nesting.into())?;
                 self.scopes.push(Scope { module: encoding == Encoding::Module, ..Scope::default() });
+                self.spaces.push(Space::default());
             }
             Payload::End(_) => self.leave()?,
             Payload::CodeSectionStart { count, .. } => self.define(count)?,
+            Payload::CodeSectionEntry(body) => within("nesting", loop_nesting(&body)?, self.bounds.nesting.into())?,
             // Each takes room in every instance, which nothing else bounds where there is no pool.
             Payload::ImportSection(section) => self.define(section.count())?,
             Payload::GlobalSection(section) => self.define(section.count())?,
             Payload::InstanceSection(section) => {
                 for instance in section {
                     if let Instance::Instantiate { .. } = instance? {
-                        self.spend(Cost { instances: 1, adapters: 0 })?;
+                        if let Some(scope) = self.scopes.last_mut() {
+                            scope.code = true;
+                        }
+                        self.spend(Cost { instances: 1, ..Cost::default() })?;
                     }
                 }
             }
             Payload::ComponentInstanceSection(section) => {
                 for instance in section {
-                    if let ComponentInstance::Instantiate { component_index, .. } = instance? {
-                        let Cost { instances, adapters } = self.cost(0, component_index);
-                        self.spend(Cost { instances, adapters: adapters.saturating_add(1) })?;
-                    }
+                    let weight = match instance? {
+                        ComponentInstance::Instantiate { component_index, .. } => {
+                            let cost = self.cost(0, component_index);
+                            self.spend(Cost { adapters: cost.adapters.saturating_add(1), exports: 0, ..cost })?;
+                            cost.exports.saturating_add(1)
+                        }
+                        ComponentInstance::FromExports(exports) => exports.iter().fold(1, |weight: u64, export| {
+                            weight.saturating_add(match export.kind {
+                                ComponentExternalKind::Instance => self.instance(export.index),
+                                _ => 1,
+                            })
+                        }),
+                    };
+                    self.weigh(weight)?;
+                    self.space().instances.push(weight);
                 }
             }
             Payload::ComponentAliasSection(section) => {
                 for alias in section {
-                    match alias? {
+                    let alias = alias?;
+                    self.alias(&alias);
+                    match alias {
                         ComponentAlias::Outer { kind: ComponentOuterAliasKind::Component, count, index } => {
                             let cost = self.cost(count, index);
                             self.name(cost);
@@ -182,21 +231,41 @@ impl Survey {
                         )));
                     }
                     self.facts.asynchronous |= self.scopes.len() == 1 && is_wasi_03(import.name.name);
+                    let weight = self.declare(import.ty);
+                    self.weigh(weight)?;
                 }
             }
             Payload::ComponentExportSection(section) => {
                 for export in section {
                     let export = export?;
-                    if export.kind == ComponentExternalKind::Component {
-                        let cost = self.cost(0, export.index);
-                        self.name(cost);
+                    let mut weight = 1;
+                    match export.kind {
+                        ComponentExternalKind::Component => {
+                            let cost = self.cost(0, export.index);
+                            self.name(cost);
+                        }
+                        ComponentExternalKind::Instance => {
+                            weight = self.instance(export.index);
+                            self.space().instances.push(weight);
+                        }
+                        ComponentExternalKind::Type => {
+                            let weight = self.ty(0, export.index);
+                            self.space().types.push(weight);
+                        }
+                        _ => {}
+                    }
+                    if let Some(scope) = self.scopes.last_mut() {
+                        scope.cost.exports = scope.cost.exports.saturating_add(weight);
                     }
                     self.facts.asynchronous |= self.scopes.len() == 1 && is_wasi_03(export.name.name);
                 }
             }
             Payload::ComponentTypeSection(section) => {
                 for ty in section {
-                    self.facts.asynchronous |= is_async(&ty?);
+                    let ty = ty?;
+                    self.facts.asynchronous |= is_async(&ty);
+                    let weight = self.type_weight(&ty);
+                    self.space().types.push(weight);
                 }
             }
             Payload::ComponentCanonicalSection(section) => {
@@ -204,7 +273,7 @@ impl Survey {
                     let function = function?;
                     self.facts.asynchronous |= needs_async(&function);
                     if !matches!(function, CanonicalFunction::Lift { .. }) {
-                        self.spend(Cost { instances: 0, adapters: 1 })?;
+                        self.spend(Cost { adapters: 1, ..Cost::default() })?;
                     }
                 }
             }
@@ -216,17 +285,20 @@ impl Survey {
     /// The scope's end: what it costs is known, and its parent may name it.
     fn leave(&mut self) -> Result<(), Refusal> {
         let Some(scope) = self.scopes.pop() else { return Ok(()) };
+        self.spaces.pop();
+        let mut cost = scope.cost;
+        cost.parts = cost.parts.saturating_add(scope.code.into());
         match self.scopes.last_mut() {
             Some(_) if scope.module => {}
             Some(parent) => {
-                let Cost { instances, adapters } = scope.cost;
-                parent.components.push(scope.cost);
-                self.dearest.instances = self.dearest.instances.max(instances);
-                self.dearest.adapters = self.dearest.adapters.max(adapters);
+                parent.components.push(cost);
+                self.dearest = self.dearest.zip(cost, u64::max);
+                self.heaviest = self.heaviest.max(cost.exports);
             }
             None => {
-                self.facts.instances = scope.cost.instances.try_into().unwrap_or(u32::MAX);
-                self.facts.adapters = scope.cost.adapters.try_into().unwrap_or(u32::MAX);
+                self.facts.instances = cost.instances.try_into().unwrap_or(u32::MAX);
+                self.facts.adapters = cost.adapters.try_into().unwrap_or(u32::MAX);
+                self.facts.parts = cost.parts.max(1).try_into().unwrap_or(u32::MAX);
             }
         }
         Ok(())
@@ -239,8 +311,7 @@ impl Survey {
 
     fn spend(&mut self, more: Cost) -> Result<(), Refusal> {
         let Some(Scope { cost, .. }) = self.scopes.last_mut() else { return Ok(()) };
-        cost.instances = cost.instances.saturating_add(more.instances);
-        cost.adapters = cost.adapters.saturating_add(more.adapters);
+        *cost = cost.zip(more, u64::saturating_add);
         within("core_instances", cost.instances, self.bounds.instances.into())?;
         within("adapters", cost.adapters, self.bounds.adapters.into())
     }
@@ -256,6 +327,150 @@ impl Survey {
         let scope = self.scopes.len().checked_sub(1 + outer as usize).and_then(|at| self.scopes.get(at));
         scope.and_then(|scope| scope.components.get(index as usize)).copied().unwrap_or(self.dearest)
     }
+
+    /// Counts an instance's exports among the component's functions, which is what they cost like.
+    fn weigh(&mut self, weight: u64) -> Result<(), Refusal> {
+        self.heaviest = self.heaviest.max(weight);
+        self.weight = self.weight.saturating_add(weight);
+        within("functions", self.weight, self.bounds.functions.into())
+    }
+
+    /// What is being filled.
+    fn space(&mut self) -> &mut Space {
+        if self.spaces.is_empty() {
+            self.spaces.push(Space::default());
+        }
+        let last = self.spaces.len() - 1;
+        &mut self.spaces[last]
+    }
+
+    /// The weight of the type with that index, `outer` spaces up.
+    fn ty(&self, outer: u32, index: u32) -> u64 {
+        let space = self.spaces.len().checked_sub(1 + outer as usize).and_then(|at| self.spaces.get(at));
+        space.and_then(|space| space.types.get(index as usize)).copied().unwrap_or(self.heaviest)
+    }
+
+    /// The weight of the instance with that index.
+    fn instance(&self, index: u32) -> u64 {
+        let space = self.spaces.last();
+        space.and_then(|space| space.instances.get(index as usize)).copied().unwrap_or(self.heaviest)
+    }
+
+    /// Takes up what an alias names. A part of an instance weighs no more than the whole.
+    fn alias(&mut self, alias: &ComponentAlias<'_>) {
+        match *alias {
+            ComponentAlias::InstanceExport { kind: ComponentExternalKind::Instance, instance_index, .. } => {
+                let weight = self.instance(instance_index);
+                self.space().instances.push(weight);
+            }
+            ComponentAlias::InstanceExport { kind: ComponentExternalKind::Type, instance_index, .. } => {
+                let weight = self.instance(instance_index);
+                self.space().types.push(weight);
+            }
+            ComponentAlias::Outer { kind: ComponentOuterAliasKind::Type, count, index } => {
+                let weight = self.ty(count, index);
+                self.space().types.push(weight);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes up an import, or an export in a type, and gives its weight.
+    fn declare(&mut self, ty: ComponentTypeRef) -> u64 {
+        match ty {
+            ComponentTypeRef::Instance(index) => {
+                let weight = self.ty(0, index);
+                self.space().instances.push(weight);
+                weight
+            }
+            ComponentTypeRef::Component(index) => self.ty(0, index),
+            ComponentTypeRef::Type(bounds) => {
+                let weight = match bounds {
+                    TypeBounds::Eq(index) => self.ty(0, index),
+                    TypeBounds::SubResource => 1,
+                };
+                self.space().types.push(weight);
+                1
+            }
+            ComponentTypeRef::Module(_) | ComponentTypeRef::Func(_) | ComponentTypeRef::Value(_) => 1,
+        }
+    }
+
+    /// The weight of a type. As deep as the type, which [`bound_type_nesting`] bounds.
+    fn type_weight(&mut self, ty: &ComponentType<'_>) -> u64 {
+        let mut weight: u64 = 1;
+        self.spaces.push(Space::default());
+        match ty {
+            ComponentType::Instance(declarations) => {
+                for declaration in declarations {
+                    match declaration {
+                        InstanceTypeDeclaration::Type(ty) => self.nested(ty),
+                        InstanceTypeDeclaration::Alias(alias) => self.alias(alias),
+                        InstanceTypeDeclaration::Export { ty, .. } => weight = weight.saturating_add(self.declare(*ty)),
+                        InstanceTypeDeclaration::CoreType(_) => {}
+                    }
+                }
+            }
+            ComponentType::Component(declarations) => {
+                for declaration in declarations {
+                    match declaration {
+                        ComponentTypeDeclaration::Type(ty) => self.nested(ty),
+                        ComponentTypeDeclaration::Alias(alias) => self.alias(alias),
+                        ComponentTypeDeclaration::Export { ty, .. } => {
+                            weight = weight.saturating_add(self.declare(*ty))
+                        }
+                        ComponentTypeDeclaration::Import(import) => {
+                            weight = weight.saturating_add(self.declare(import.ty))
+                        }
+                        ComponentTypeDeclaration::CoreType(_) => {}
+                    }
+                }
+            }
+            ComponentType::Defined(_) | ComponentType::Func(_) | ComponentType::Resource { .. } => {}
+        }
+        self.spaces.pop();
+        self.heaviest = self.heaviest.max(weight);
+        weight
+    }
+
+    fn nested(&mut self, ty: &ComponentType<'_>) {
+        let weight = self.type_weight(ty);
+        self.space().types.push(weight);
+    }
+}
+
+impl Cost {
+    fn zip(self, other: Cost, with: fn(u64, u64) -> u64) -> Cost {
+        Cost {
+            instances: with(self.instances, other.instances),
+            adapters: with(self.adapters, other.adapters),
+            parts: with(self.parts, other.parts),
+            exports: with(self.exports, other.exports),
+        }
+    }
+}
+
+/// How deep loops are nested in a function. The compiler's work grows with more than the square of that: a thousand of
+/// them, which are seven kilobytes, take it seconds. Other blocks cost in proportion, and a `switch` makes hundreds.
+fn loop_nesting(body: &FunctionBody<'_>) -> Result<u64, wasmparser::BinaryReaderError> {
+    let mut blocks = Vec::new();
+    let (mut depth, mut deepest) = (0u64, 0);
+    for operator in body.get_operators_reader()? {
+        match operator? {
+            Operator::Loop { .. } => {
+                blocks.push(true);
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } | Operator::Try { .. } => {
+                blocks.push(false);
+            }
+            // The end of the function itself finds nothing to end.
+            Operator::End | Operator::Delegate { .. } => depth -= u64::from(blocks.pop() == Some(true)),
+            _ => {}
+        }
+    }
+    Ok(deepest)
 }
 
 fn is_wasi_03(name: &str) -> bool {
@@ -376,6 +591,57 @@ mod tests {
         let lowering =
             nest(r#"(import "f" (func $f))"#, "(core func (canon lower (func $f)))", r#"(with "f" (func $f))"#);
         assert_eq!(lowering, Err(Refusal::TooComplex { what: "adapters", found: 3 + 9 + 27 + 27, limit: 50 }));
+    }
+
+    /// Twelve instances, each of which exports the one before twice: some hundred bytes that stand for thousands.
+    #[test]
+    fn exports_of_instances_are_counted_with_their_multiplicity() {
+        let double = |first: &str, next: &dyn Fn(usize) -> String| {
+            let rest: String = (1..12).map(next).collect();
+            look(&format!("(component {first} {rest})"))
+        };
+        let by_value = double(r#"(import "f" (func $f)) (instance $t0 (export "f" (func $f)))"#, &|i| {
+            let inner = i - 1;
+            format!(r#"(instance $t{i} (export "a" (instance $t{inner})) (export "b" (instance $t{inner})))"#)
+        });
+        let by_type = |last: &str| {
+            look(&format!(
+                r#"(component (type $t0 (instance (export "f" (func)))) {} {last})"#,
+                (1..12)
+                    .map(|i| format!(
+                        r#"(type $t{i} (instance (alias outer 1 $t{} (type $p))
+                            (export "a" (instance (type $p))) (export "b" (instance (type $p)))))"#,
+                        i - 1
+                    ))
+                    .collect::<String>()
+            ))
+        };
+        for refused in [by_value, by_type(r#"(import "x" (instance (type $t11)))"#)] {
+            assert!(matches!(refused, Err(Refusal::TooComplex { what: "functions", .. })), "{refused:?}");
+        }
+        assert!(by_type("").is_ok(), "a type that nothing has costs nothing");
+    }
+
+    #[test]
+    fn loops_are_counted_and_blocks_are_not() {
+        let nested = |what: &str, depth: usize| {
+            let body = format!("{}{}", format!("{what} ").repeat(depth), "end ".repeat(depth));
+            look(&format!("(component (core module (func {body} loop end loop end)))"))
+        };
+        assert!(nested("block", 1_000).is_ok() && nested("loop", 5).is_ok());
+        assert_eq!(nested("loop", 6), Err(Refusal::TooComplex { what: "nesting", found: 6, limit: 5 }));
+    }
+
+    #[test]
+    fn parts_are_the_components_with_code() {
+        let code = "(core module $m) (core instance (instantiate $m)) (core instance (instantiate $m))";
+        assert_eq!(look("(component)").unwrap().parts, 1);
+        assert_eq!(look(&format!("(component {code})")).unwrap().parts, 1);
+        let composed = format!(
+            "(component $c {code}) (component $d) (instance (instantiate $c)) (instance (instantiate $c)) (instance (instantiate $d))"
+        );
+        assert_eq!(look(&format!("(component {composed})")).unwrap().parts, 2);
+        assert_eq!(look(&format!("(component {composed} {code})")).unwrap().parts, 3);
     }
 
     /// Without its bound, this test ends the process.
