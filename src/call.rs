@@ -96,7 +96,7 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Resul
     let host = &*function.host;
     // A permit that is free has nobody waiting for it, so this overtakes no one.
     let scarce = match function.seats.try_acquire() {
-        Ok(_function) => match host.seats.try_acquire() {
+        Ok(_function) => match host.seats.try_acquire_many(function.width) {
             Ok(_host) => return Ok(Seat { _function, _host }),
             Err(_) => format!("all {} seats of the host are taken (`HostBuilder::seats`)", host.engines.seats()),
         },
@@ -117,7 +117,7 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Resul
     let acquire = pin!(async {
         let closed = |_| Error::new(ErrorKind::Internal, "the host's seats are gone; please report this");
         let _function = function.seats.acquire().await.map_err(closed)?;
-        let _host = host.seats.acquire().await.map_err(closed)?;
+        let _host = host.seats.acquire_many(function.width).await.map_err(closed)?;
         Ok(Seat { _function, _host })
     });
     let seat = Until { alarm: host.ticker.alarm(), instant: last, future: acquire }.await;

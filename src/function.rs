@@ -43,6 +43,8 @@ pub(crate) struct Inner {
     pub blueprint: Blueprint,
     pub kind: Kind,
     pub exports: Vec<Export>,
+    /// Seats of the host that one call takes.
+    pub width: u32,
     pub seats: Semaphore,
     pub line: Line,
     pub pace: Pace,
@@ -338,6 +340,15 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         .map_err(refused)?;
         let host = self.host.0;
         let flavour = Flavour { asynchronous: facts.asynchronous, fuel: limits.fuel.is_some() };
+        // A composed component with async may stand still in each of its parts at once, on a stack for each.
+        let width = if facts.asynchronous { facts.parts } else { 1 };
+        if width > host.engines.seats() {
+            let text = format!(
+                "the component has {width} parts that may wait at once, and the host {} seats, so that no call could run; raise `HostBuilder::seats`",
+                host.engines.seats()
+            );
+            return Err(Error::new(ErrorKind::TooComplex, text));
+        }
         let engine = host.engines.get(flavour, &host.ticker)?;
         let component = engine::compile(&engine, &bytes, &limits)?;
         let imported = linker::imports(&component, &engine);
@@ -363,6 +374,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             blueprint,
             kind,
             exports,
+            width,
             seats,
             line: Line::default(),
             pace: Pace::default(),

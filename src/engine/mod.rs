@@ -97,7 +97,7 @@ impl Engines {
 /// An engine with a pool; one without where the operating system refuses the pool its address space.
 fn make(flavour: Flavour, seats: u32, strict: bool) -> Result<wasmtime::Engine> {
     let mut config = config(flavour);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(seats)));
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(flavour, seats)));
     let refusal = match wasmtime::Engine::new(&config) {
         Ok(engine) => return Ok(engine),
         Err(refusal) => refusal,
@@ -161,11 +161,12 @@ fn config(flavour: Flavour) -> Config {
 const MEMORIES: u32 = 4;
 const TABLES: u32 = 16;
 
-/// A pool that cannot be exhausted: its counts are those of the seats, times what one component may have at most.
-fn pool(seats: u32) -> PoolingAllocationConfig {
+/// A pool that cannot be exhausted: its counts are those of the seats, times what one component may have at most. An
+/// async call has a stack for each part that may wait, which is a seat each, and one to pass results on.
+fn pool(flavour: Flavour, seats: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(seats)
-        .total_stacks(seats)
+        .total_stacks(if flavour.asynchronous { seats.saturating_mul(2) } else { seats })
         .total_core_instances(seats.saturating_mul(LoadLimits::MAX_INSTANCES))
         .total_memories(seats.saturating_mul(MEMORIES))
         .total_tables(seats.saturating_mul(TABLES))

@@ -1,5 +1,6 @@
 //! The one integration-test binary: a module per subject, real components, public API only.
 
+mod attacks;
 mod bad_input;
 mod calls;
 mod dynamic;

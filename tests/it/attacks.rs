@@ -1,0 +1,95 @@
+//! Guests that were written to break out of their limits, each as small as it gets, and what becomes of them.
+
+use crate::support::host;
+use isopod::{ErrorKind, Host, Limits, Trust, ms};
+use std::time::{Duration, Instant};
+
+/// Some hundred bytes that a compiler would write out as a million exports, and seven kilobytes that it would think
+/// about for seconds.
+#[tokio::test]
+async fn small_components_that_are_large_to_the_compiler() {
+    let doubled: String = (1..18)
+        .map(|i| format!(r#"(instance $t{i} (export "a" (instance $t{0})) (export "b" (instance $t{0})))"#, i - 1))
+        .collect();
+    let instances = format!(r#"(component (import "f" (func $f)) (instance $t0 (export "f" (func $f))) {doubled})"#);
+    let (open, close) = ("loop ".repeat(1_000), "local.get 0 br_if 0 end ".repeat(1_000));
+    let loops = format!("(component (core module (func (param i32) {open} {close})))");
+    let host = host();
+    for (wat, what) in [(instances, "functions"), (loops, "nesting")] {
+        let bytes = wat::parse_str(wat).unwrap();
+        assert!(bytes.len() < 10_000);
+        for trust in [Trust::Untrusted, Trust::Own] {
+            let started = Instant::now();
+            let loaded = host.function("bomb").component_bytes(bytes.clone()).trust(trust).deny_at_call().load().await;
+            let error = loaded.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooComplex, "{error:?}");
+            assert!(error.to_string().contains(what), "{error}");
+            assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        }
+    }
+}
+
+/// A component of `parts` components which all wait at once, and one that calls them.
+fn waits_in(parts: usize) -> String {
+    let each = |f: &dyn Fn(usize) -> String| (0..parts).map(f).collect::<String>();
+    format!(
+        r#"(component
+            (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+                (export "wait-for" (func async (param "how-long" u64)))))
+            (alias export $clock "wait-for" (func $wait))
+            (component $c
+                (import "wait" (func $wait async (param "how-long" u64)))
+                (core func $wait (canon lower (func $wait)))
+                (core module $m (import "w" "wait" (func $wait (param i64)))
+                    (func (export "f") (result i32) (call $wait (i64.const -1)) unreachable)
+                    (func (export "cb") (param i32 i32 i32) (result i32) unreachable))
+                (core instance $w (export "wait" (func $wait)))
+                (core instance $i (instantiate $m (with "w" (instance $w))))
+                (func (export "f") async (canon lift (core func $i "f") async (callback (core func $i "cb")))))
+            {}
+            (component $caller
+                {}
+                (core module $libc (memory (export "m") 1))
+                (core instance $libc (instantiate $libc))
+                {}
+                (core module $m {} (func (export "run") {} (loop $l (br $l))))
+                (core instance $w {})
+                (core instance $i (instantiate $m (with "w" (instance $w))))
+                (func (export "run") async (canon lift (core func $i "run"))))
+            (instance $caller (instantiate $caller {}))
+            (export "run" (func $caller "run")))"#,
+        each(&|i| format!(r#"(instance $c{i} (instantiate $c (with "wait" (func $wait))))"#)),
+        each(&|i| format!(r#"(import "f{i}" (func $f{i} async))"#)),
+        each(&|i| format!(r#"(core func $f{i} (canon lower (func $f{i}) async (memory (core memory $libc "m"))))"#)),
+        each(&|i| format!(r#"(import "w" "f{i}" (func $f{i} (result i32)))"#)),
+        each(&|i| format!("(drop (call $f{i}))")),
+        each(&|i| format!(r#"(export "f{i}" (func $f{i}))"#)),
+        each(&|i| format!(r#"(with "f{i}" (func $c{i} "f"))"#)),
+    )
+}
+
+/// Every part of a composed component can stand still on a stack of its own: a few such calls would leave no stack to
+/// anybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_guest_takes_the_stacks_of_others() {
+    let host = Host::builder().seats(4).build().unwrap();
+    let limits = Limits::default().deadline(ms(60)).queue_wait(ms(60));
+    let load = |parts| host.function("wide").component_wat(waits_in(parts)).limits(limits.clone()).load();
+    let error = load(4).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooComplex, "{error:?}");
+    let wide = load(3).await.unwrap();
+    let narrow = load(1).await.unwrap();
+    let calls = [&wide, &narrow, &wide, &narrow].map(|function| {
+        let function = function.clone();
+        tokio::spawn(async move { function.call::<()>("run", ()).await.map_err(|error| error.kind()) })
+    });
+    let mut timed_out = 0;
+    for call in calls {
+        match call.await.unwrap().unwrap_err() {
+            ErrorKind::TimedOut => timed_out += 1,
+            kind => assert_eq!(kind, ErrorKind::Overloaded),
+        }
+    }
+    assert!(timed_out > 0);
+    assert!(format!("{host:?}").contains("free_seats: 4"), "{host:?}");
+}
