@@ -72,7 +72,7 @@ pub(crate) async fn run<R>(
         Ok(seat) => call.seat = Some(seat),
         Err(error) => return call.settle(End::Refused(error)),
     }
-    let lease = call.lease.insert(function.blueprint.lease(invocation));
+    let lease = call.lease.insert(function.blueprint.lease(invocation, &host.clock, deadline));
     let halt = lease.store.data().halt.clone();
     let end = {
         let work = pin!(Some(async move {

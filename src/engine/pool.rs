@@ -7,11 +7,12 @@ use super::Engine;
 use super::state::State;
 use crate::capability::Bound;
 use crate::capability::cli::Invocation;
+use crate::clock::{Clock, Nanos};
 use crate::limits::Resolved;
 use std::any::Any;
 use std::sync::Arc;
 use wasmtime::component::{Instance, InstancePre};
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{CallHook, Store, UpdateDeadline};
 
 /// Makes the embedder's imports for one call.
 pub(crate) type MakeImports = Box<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
@@ -27,6 +28,9 @@ pub(crate) struct Blueprint {
 
 /// Fuel after which a guest yields: often enough for a deadline, rarely enough to cost under a sixth.
 const FUEL_INTERVAL: u64 = 100_000;
+/// The same for components that pass text between memories of their own: wasmtime charges nothing for that, and a
+/// string can be as large as a memory.
+const COMPOSED_FUEL_INTERVAL: u64 = 1_000;
 
 /// A store of one call.
 pub(crate) struct Lease {
@@ -37,7 +41,7 @@ pub(crate) struct Lease {
 
 impl Blueprint {
     /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
-    pub(crate) fn lease(&self, invocation: Option<Box<Invocation>>) -> Lease {
+    pub(crate) fn lease(&self, invocation: Option<Box<Invocation>>, clock: &Clock, deadline: Nanos) -> Lease {
         let limits = &self.limits;
         let mut state = State::new(limits, Arc::clone(&self.bound), None);
         state.invocation = invocation;
@@ -48,7 +52,17 @@ impl Blueprint {
         match limits.fuel {
             Some(fuel) => {
                 // Neither fails on an engine that counts fuel, which is where a function with a fuel limit runs.
-                let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_INTERVAL)));
+                let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(self.fuel_interval())));
+                // A host call costs no fuel: thousands of long ones fit between two yields.
+                let clock = clock.clone();
+                store.call_hook(move |store, hook| {
+                    if matches!(hook, CallHook::ReturningFromHost)
+                        && (store.data().stop.is_some() || clock.now() >= deadline)
+                    {
+                        return Err(wasmtime::Error::msg("the call's time is up"));
+                    }
+                    Ok(())
+                });
             }
             None => {
                 store.set_epoch_deadline(1);
@@ -59,6 +73,11 @@ impl Blueprint {
             }
         }
         Lease { store, instance: None, fuel: limits.fuel }
+    }
+
+    fn fuel_interval(&self) -> u64 {
+        let memories = self.pre.component().resources_required().map_or(0, |needs| needs.num_memories);
+        if memories > 1 { COMPOSED_FUEL_INTERVAL } else { FUEL_INTERVAL }
     }
 }
 

@@ -4,6 +4,9 @@ use crate::support::host;
 use isopod::{ErrorKind, Host, Limits, Trust, ms};
 use std::time::{Duration, Instant};
 
+/// How much later than its deadline a call may end on a machine that is busy with other tests.
+const SLACK: Duration = Duration::from_millis(400);
+
 /// Some hundred bytes that a compiler would write out as a million exports, and seven kilobytes that it would think
 /// about for seconds.
 #[tokio::test]
@@ -92,4 +95,59 @@ async fn no_guest_takes_the_stacks_of_others() {
     }
     assert!(timed_out > 0);
     assert!(format!("{host:?}").contains("free_seats: 4"), "{host:?}");
+}
+
+/// Host calls cost no fuel, so that a guest which only makes them would be looked at every ten thousand of them; and
+/// each can take as long as the limits let it.
+#[tokio::test]
+async fn host_calls_do_not_hide_the_deadline_from_fuel() {
+    let wat = r#"(component
+        (import "wasi:random/random@0.2.0" (instance $random
+            (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))
+        (core module $libc (memory (export "m") 2)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))
+        (core instance $libc (instantiate $libc))
+        (core func $f (canon lower (func $random "get-random-bytes") (memory (core memory $libc "m"))
+            (realloc (core func $libc "realloc"))))
+        (core module $m (import "w" "f" (func $f (param i64 i32)))
+            (func (export "run") (loop $l (call $f (i64.const 65536) (i32.const 0)) (br $l))))
+        (core instance $w (export "f" (func $f)))
+        (core instance $i (instantiate $m (with "w" (instance $w))))
+        (func (export "run") (canon lift (core func $i "run"))))"#;
+    let limits = Limits::default().deadline(ms(50)).fuel(u64::MAX / 2);
+    let function = host().function("random").component_wat(wat).limits(limits).load().await.unwrap();
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+    assert!(error.usage().wall < ms(50) + SLACK, "{}", error.usage());
+}
+
+/// Nor does text that the parts of a component pass to each other.
+#[tokio::test]
+async fn text_between_components_does_not_hide_the_deadline_from_fuel() {
+    let wat = r#"(component
+        (component $c
+            (core module $m (memory (export "m") 480)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))
+                (func (export "f") (param i32 i32)))
+            (core instance $i (instantiate $m))
+            (func (export "f") (param "s" string) (canon lift (core func $i "f") (memory (core memory $i "m"))
+                (realloc (core func $i "realloc")))))
+        (instance $c (instantiate $c))
+        (component $d
+            (import "f" (func $f (param "s" string)))
+            (core module $libc (memory (export "m") 480))
+            (core instance $libc (instantiate $libc))
+            (core func $f (canon lower (func $f) (memory (core memory $libc "m"))))
+            (core module $m (import "w" "f" (func $f (param i32 i32)))
+                (func (export "run") (loop $l (call $f (i32.const 65536) (i32.const 30000000)) (br $l))))
+            (core instance $w (export "f" (func $f)))
+            (core instance $i (instantiate $m (with "w" (instance $w))))
+            (func (export "run") (canon lift (core func $i "run"))))
+        (instance $d (instantiate $d (with "f" (func $c "f"))))
+        (export "run" (func $d "run")))"#;
+    let limits = Limits::default().deadline(ms(50)).fuel(u64::MAX / 2);
+    let function = host().function("text").component_wat(wat).limits(limits).load().await.unwrap();
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+    assert!(error.usage().wall < ms(50) + SLACK, "{}", error.usage());
 }
