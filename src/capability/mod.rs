@@ -145,6 +145,49 @@ fn link_powerless<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchrono
         wasmtime_wasi::p3::filesystem::add_to_linker(linker)?;
         wasmtime_wasi_http::p3::bindings::http::types::add_to_linker::<T, WasiHttp>(linker, T::http)?;
     }
+    link_short_methods(linker, asynchronous)
+}
+
+/// Bytes of a request's method. The longest one registered has 16.
+const MAX_METHOD: usize = 64;
+
+/// The method of a request is the one text of http's types without a bound: a guest could keep as many bytes in the
+/// host as it may pass at once, in each of its requests. Replaces its setters.
+fn link_short_methods<T: WasiHttpView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    use wasmtime::StoreContextMut;
+    use wasmtime::component::Resource;
+    use wasmtime_wasi_http::{p2, p3};
+    linker.allow_shadowing(true);
+    {
+        use p2::bindings::http::types::{HostOutgoingRequest, Method};
+        let mut types = linker.instance(&linked_name("wasi:http/types@0.2.0"))?;
+        types.func_wrap(
+            "[method]outgoing-request.set-method",
+            |mut store: StoreContextMut<'_, T>,
+             (request, method): (Resource<p2::types::HostOutgoingRequest>, Method)| {
+                let mut view = store.data_mut().http();
+                if matches!(&method, Method::Other(name) if name.len() > MAX_METHOD) {
+                    return Ok((Err(()),));
+                }
+                Ok((HostOutgoingRequest::set_method(&mut view, request, method)?,))
+            },
+        )?;
+    }
+    if asynchronous {
+        use p3::bindings::http::types::{HostRequest, Method};
+        let mut types = linker.instance(&linked_name("wasi:http/types@0.3.0"))?;
+        types.func_wrap(
+            "[method]request.set-method",
+            |mut store: StoreContextMut<'_, T>, (request, method): (Resource<p3::Request>, Method)| {
+                let mut view = store.data_mut().http();
+                if matches!(&method, Method::Other(name) if name.len() > MAX_METHOD) {
+                    return Ok((Err(()),));
+                }
+                Ok((HostRequest::set_method(&mut view, request, method)?,))
+            },
+        )?;
+    }
+    linker.allow_shadowing(false);
     Ok(())
 }
 

@@ -128,6 +128,8 @@ impl State {
     }
 }
 
+/// Bytes of an http body that a guest may write at once.
+const MAX_CHUNK: usize = 64 * 1024;
 /// Bytes of one set of http headers or trailers.
 const MAX_FIELDS: usize = 32 * 1024;
 
@@ -169,6 +171,15 @@ impl WasiHttpView for State {
 struct NoWayOut;
 
 impl WasiHttpHooks for NoWayOut {
+    /// Each body holds up to two chunks that nobody read yet, in the host's memory and not in the guest's.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        MAX_CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        MAX_CHUNK
+    }
+
     fn send_request(
         &mut self,
         _: http::Request<wasmtime_wasi_http::WasiBody>,

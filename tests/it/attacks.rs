@@ -1,6 +1,6 @@
 //! Guests that were written to break out of their limits, each as small as it gets, and what becomes of them.
 
-use crate::support::host;
+use crate::support::{alone, host, resident};
 use isopod::{ErrorKind, Host, Limits, Trust, ms};
 use std::time::{Duration, Instant};
 
@@ -150,4 +150,55 @@ async fn text_between_components_does_not_hide_the_deadline_from_fuel() {
     let error = function.call::<()>("run", ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
     assert!(error.usage().wall < ms(50) + SLACK, "{}", error.usage());
+}
+
+/// What a guest keeps in the host does not count as its memory, so each thing it can keep there must be small.
+#[test]
+fn requests_hold_no_megabytes_in_the_host() {
+    if !alone("attacks::requests_hold_no_megabytes_in_the_host", "") {
+        return;
+    }
+    let method = r#"(variant (case "get") (case "head") (case "post") (case "put") (case "delete") (case "connect")
+        (case "options") (case "trace") (case "patch") (case "other" string))"#;
+    let wat = format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "fields" (type $fields (sub resource)))
+                (export "outgoing-request" (type $request (sub resource)))
+                (type $method' {method}) (export "method" (type $method (eq $method')))
+                (export "[constructor]fields" (func (result (own $fields))))
+                (export "[constructor]outgoing-request" (func (param "headers" (own $fields)) (result (own $request))))
+                (export "[method]outgoing-request.set-method"
+                    (func (param "self" (borrow $request)) (param "method" $method) (result (result))))))
+            (core module $libc (memory (export "m") 40))
+            (core instance $libc (instantiate $libc))
+            (core func $fields (canon lower (func $types "[constructor]fields")))
+            (core func $new (canon lower (func $types "[constructor]outgoing-request")))
+            (core func $set (canon lower (func $types "[method]outgoing-request.set-method")
+                (memory (core memory $libc "m"))))
+            (core module $m
+                (import "l" "m" (memory 40))
+                (import "w" "fields" (func $fields (result i32)))
+                (import "w" "new" (func $new (param i32) (result i32)))
+                (import "w" "set" (func $set (param i32 i32 i32 i32) (result i32)))
+                (func $try (param $length i32) (result i32)
+                    (call $set (call $new (call $fields)) (i32.const 9) (i32.const 1024) (local.get $length)))
+                (func (export "run") (local $n i32)
+                    (memory.fill (i32.const 1024) (i32.const 65) (i32.const 2000000))
+                    (if (call $try (i32.const 64)) (then unreachable))
+                    (loop $l
+                        (if (i32.eqz (call $try (i32.const 2000000))) (then unreachable))
+                        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if $l (i32.lt_u (local.get $n) (i32.const 100))))))
+            (core instance $w (export "fields" (func $fields)) (export "set" (func $set)) (export "new" (func $new)))
+            (core instance $i (instantiate $m (with "w" (instance $w)) (with "l" (instance $libc))))
+            (func (export "run") (canon lift (core func $i "run"))))"#
+    );
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let function = host().function("methods").component_wat(wat).load().await.unwrap();
+        let before = resident();
+        function.call::<()>("run", ()).await.unwrap();
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 32 * 1024, "{grown} KiB");
+    });
 }
