@@ -165,10 +165,15 @@ impl Alarm<'_> {
 
     /// Makes sure that the task behind `cx` is woken at the first tick after `instant`.
     pub(crate) fn set(&mut self, instant: Nanos, cx: &Context<'_>) {
-        match &mut self.set {
-            Some(((at, _), waker)) if *at == instant && waker.will_wake(cx.waker()) => return,
-            _ => self.clear(),
+        if let Some((key, waker)) = &self.set
+            && key.0 == instant
+            && waker.will_wake(cx.waker())
+            // It may have rung by the ticker's clock and be too early by ours, as the two can be of different cores.
+            && self.shared.alarms.lock().due.contains_key(key)
+        {
+            return;
         }
+        self.clear();
         let waker = cx.waker().clone();
         let mut alarms = self.shared.alarms.lock();
         alarms.next += 1;
@@ -213,5 +218,31 @@ impl<F: Future + Unpin> Future for Until<'_, F> {
         }
         this.alarm.set(this.instant, cx);
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clocks of two cores can differ by a little: whoever is woken and finds that it is too early must be woken again.
+    #[test]
+    fn an_alarm_that_rang_too_early_rings_again() {
+        let clock = Clock::new();
+        let ticker = Ticker::start(clock.clone(), Duration::from_millis(1)).unwrap();
+        let due = || ticker.shared.alarms.lock().due.len();
+        let mut alarm = ticker.alarm();
+        let cx = Context::from_waker(Waker::noop());
+        let later = clock.now().plus(Duration::from_secs(3600));
+        for _ in 0..2 {
+            alarm.set(later, &cx);
+            assert_eq!(due(), 1, "set twice, there once");
+        }
+        // What the ticker does when its clock says that the time has come.
+        ticker.shared.alarms.lock().due.clear();
+        alarm.set(later, &cx);
+        assert_eq!(due(), 1, "it rang, and is set again");
+        drop(alarm);
+        assert_eq!(due(), 0);
     }
 }
