@@ -79,6 +79,16 @@ impl Kind {
             Kind::Custom
         }
     }
+
+    /// Whether the exports that make it this kind are what their names say.
+    fn is_served_by(self, pre: &engine::Pre, engine: &engine::Engine) -> bool {
+        match self {
+            Kind::Http => engine::http::serves(pre, engine),
+            Kind::Command => engine::command::runs(pre, engine),
+            Kind::Event => crate::bindings::FunctionIndices::new(pre).is_ok(),
+            Kind::Custom => true,
+        }
+    }
 }
 
 impl Function {
@@ -356,15 +366,15 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let linker = linker::wire(&engine, &component, provided, link, self.deny_at_call)?;
         let pre = linker.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?;
         let exports = export::list(&component, &engine);
-        let kind = Kind::of(
-            component
-                .component_type()
-                .exports(&engine.wasmtime)
-                .map(|(name, _)| name)
-                .collect::<Vec<_>>()
-                .iter()
-                .copied(),
-        );
+        let names = component.component_type();
+        let names: Vec<&str> = names.exports(&engine.wasmtime).map(|(name, _)| name).collect();
+        let kind = Kind::of(names.iter().copied());
+        if !kind.is_served_by(&pre, &engine) {
+            let text = format!(
+                "its exports are named as those of a {kind:?} function, and have other types or another version; build it against the current WIT"
+            );
+            return Err(Error::new(ErrorKind::WrongExport, text));
+        }
         let imports = self.imports.map(|make| -> MakeImports { Box::new(move || Box::new(make())) });
         let seats = Semaphore::new(limits.concurrency as usize);
         let blueprint = Blueprint { engine, pre, limits, bound: Arc::new(bound), imports };

@@ -1,7 +1,14 @@
 //! `wasi:cli/run`, 0.2 and 0.3: start it, and read its exit status.
 
 use super::pool::{Blueprint, Lease};
+use super::{Engine, Pre};
 use wasmtime_wasi::I32Exit;
+
+/// Whether there is a program to run.
+pub(crate) fn runs(pre: &Pre, engine: &Engine) -> bool {
+    let newest = engine.flavour.asynchronous && wasmtime_wasi::p3::bindings::CommandIndices::new(pre).is_ok();
+    newest || wasmtime_wasi::p2::bindings::CommandIndices::new(pre).is_ok()
+}
 
 /// Runs the program; `exit` is an end like any other.
 pub(crate) async fn run(lease: &mut Lease, blueprint: &Blueprint) -> wasmtime::Result<i32> {

@@ -3,6 +3,7 @@
 use super::pool::{Blueprint, Lease};
 use super::state::State;
 use super::trap::Fault;
+use super::{Engine, Pre};
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::future::try_join;
@@ -69,6 +70,12 @@ pub(crate) async fn serve(
             try_join(async { guest.await.map_err(Fault::Wasm) }, read).await.map(drop)
         }
     }
+}
+
+/// Whether the component can be served at all.
+pub(crate) fn serves(pre: &Pre, engine: &Engine) -> bool {
+    let newest = engine.flavour.asynchronous && p3::bindings::ServiceIndices::new(pre).is_ok();
+    newest || p2::bindings::ProxyIndices::new(pre).is_ok()
 }
 
 async fn serve_03(

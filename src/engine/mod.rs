@@ -29,6 +29,8 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, Rega
 
 /// What functions are linked with.
 pub(crate) type Linker = wasmtime::component::Linker<State>;
+/// A component whose imports are linked.
+pub(crate) type Pre = wasmtime::component::InstancePre<State>;
 /// What linking gives.
 pub(crate) type LinkResult = wasmtime::Result<()>;
 
