@@ -45,6 +45,11 @@ impl Function {
         if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
             parts.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
         }
+        // The guest is told a host as text, and has no part in what the client sent.
+        if parts.headers.get(header::HOST).is_some_and(|host| host.to_str().is_err()) {
+            let text = "the request's Host header is not text; refuse such a request before it gets here";
+            return Err(Error::new(ErrorKind::WrongArguments, text).of(self.shared_name()));
+        }
         let inflow = Inflow { body: Box::pin(body), flow: Arc::clone(&flow), limit: limits.input };
         let request = Request::from_parts(parts, inflow.boxed_unsync());
         let (head, mut response) = oneshot::channel();
