@@ -14,6 +14,7 @@ const TRANSFER: &str = "fuel allocated for hostcalls has been exhausted";
 const HANDLES: &str = "store handle limit exceeded";
 const RANDOM: &str = "exceeds limit";
 const REFUSED: &str = "(os error ";
+const MEMORY: [&str; 2] = ["memory minimum size of", "table minimum size of"];
 
 /// When to come back to a machine that is out of memory: long enough for some calls to end.
 const RETRY: Duration = Duration::from_millis(100);
@@ -95,7 +96,7 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
         // With the guest on the stack it was passing something to the host: arguments, or an async export its result.
         // Without, its result was being read.
         let passing = error.is::<WasmBacktrace>();
-        return if passing { transfer(limits) } else { output_too_large(limits) };
+        return if passing { transfer(limits) } else { result_too_large(limits) };
     }
     if text.contains(HANDLES) {
         return handles(limits);
@@ -117,7 +118,8 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
         .because(chain(error))
         .retry_in(RETRY);
     }
-    if state.budget.refused || error.is::<wasmtime::OutOfMemory>() {
+    if error.is::<wasmtime::OutOfMemory>() || (state.budget.refused && MEMORY.iter().any(|known| text.contains(known)))
+    {
         return out_of_memory(limits);
     }
     Error::new(ErrorKind::GuestAbi, "the guest broke the canonical ABI; report it to the guest's author")
@@ -190,11 +192,22 @@ fn handles(limits: &Resolved) -> Error {
     )
 }
 
-/// The result was too large, by our own count or by wasmtime's.
+/// The result was too large by our own count.
 pub(crate) fn output_too_large(limits: &Resolved) -> Error {
     Error::new(
         ErrorKind::OutputTooLarge,
         format!("its result has more than {} bytes; raise `Limits::output` if that is right", limits.output),
+    )
+}
+
+/// The result was too large by wasmtime's count, which is of what it takes in the host.
+fn result_too_large(limits: &Resolved) -> Error {
+    Error::new(
+        ErrorKind::OutputTooLarge,
+        format!(
+            "its result takes more than {} bytes in the host, where a dynamic call keeps each element of a list as a value of its own; raise `Limits::transfer` if that is right, or call it typed",
+            limits.transfer
+        ),
     )
 }
 

@@ -1,6 +1,6 @@
 //! Guests that were written to break out of their limits, each as small as it gets, and what becomes of them.
 
-use crate::support::{alone, host, resident};
+use crate::support::{alone, built, host, resident};
 use isopod::{ErrorKind, Host, Limits, Trust, ms};
 use std::time::{Duration, Instant};
 
@@ -201,4 +201,52 @@ fn requests_hold_no_megabytes_in_the_host() {
         let grown = resident().saturating_sub(before);
         assert!(grown < 32 * 1024, "{grown} KiB");
     });
+}
+
+/// A name is a claim: what it names may be anything.
+#[tokio::test]
+async fn exports_that_are_not_what_their_names_say() {
+    let host = host();
+    for name in [
+        "wasi:cli/run@0.2.0",
+        "wasi:cli/run@0.3.0",
+        "wasi:http/incoming-handler@0.2.0",
+        "wasi:http/handler@0.3.0",
+        "isopod:function/handler@9.0.0",
+    ] {
+        let wat = format!(r#"(component (instance $i) (export "{name}" (instance $i)))"#);
+        let error = host.function("fake").component_wat(wat).load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongExport, "{error:?}");
+    }
+}
+
+/// The client's bytes are not the guest's fault.
+#[tokio::test]
+async fn a_host_header_that_is_no_text_is_not_blamed_on_the_guest() {
+    let host = host();
+    for guest in ["http-hello-p2", "http-hello-p3"] {
+        let function = host.function(guest).component_file(built(guest)).load().await.unwrap();
+        let request = http::Request::builder()
+            .uri("/hello")
+            .header("host", http::HeaderValue::from_bytes(b"\xff\xfe").unwrap())
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let error = function.http(request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongArguments, "{error:?}");
+    }
+}
+
+/// A guest that was refused memory once, took it well, and then does something else wrong.
+#[tokio::test]
+async fn memory_is_not_blamed_for_what_comes_after() {
+    let wat = r#"(component
+        (core module $m (memory (export "m") 1) (data (i32.const 16) "\ff")
+            (func (export "f") (result i32)
+                (drop (memory.grow (i32.const 60000)))
+                (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 1)) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func (export "f") (result string) (canon lift (core func $i "f") (memory (core memory $i "m")))))"#;
+    let function = host().function("f").component_wat(wat).load().await.unwrap();
+    let error = function.call::<String>("f", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::GuestAbi, "{error:?}");
 }
