@@ -1,6 +1,6 @@
 //! Guests that were written to break out of their limits, each as small as it gets, and what becomes of them.
 
-use crate::support::{alone, built, host, resident};
+use crate::support::{alone, built, host, resident, runner};
 use isopod::{ErrorKind, Host, Limits, Trust, ms};
 use std::time::{Duration, Instant};
 
@@ -249,4 +249,42 @@ async fn memory_is_not_blamed_for_what_comes_after() {
     let function = host().function("f").component_wat(wat).load().await.unwrap();
     let error = function.call::<String>("f", ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::GuestAbi, "{error:?}");
+}
+
+/// A mangled name of some hundred bytes can stand for a tuple of a million. Nobody waits for it to be written out.
+#[tokio::test]
+async fn names_that_unfold_cost_nothing() {
+    // Each tuple is twice the one before, by reference to where that stands in the name.
+    let (mut name, mut at) = ("INvC1a1f".to_owned(), None);
+    for _ in 0..40 {
+        let here = name.len();
+        name += &match at {
+            None => "ThhE".to_owned(),
+            Some(at) => format!("T{0}{0}E", reference(at)),
+        };
+        at = Some(here);
+    }
+    let body = format!(
+        r#"(func $deep (@name "_R{name}E") (param i32)
+                (if (i32.eqz (local.get 0)) (then unreachable))
+                (call $deep (i32.sub (local.get 0) (i32.const 1))))
+            (func (export "run") (call $deep (i32.const 20)))"#
+    );
+    let function = host().function("names").component_wat(runner(&body)).load().await.unwrap();
+    let started = Instant::now();
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!((error.kind(), error.guest_backtrace().len()), (ErrorKind::Trapped, 8), "{error:?}");
+    assert!(error.guest_backtrace()[0].contains("(u8, u8)"), "{error:?}");
+    assert!(started.elapsed() < ms(100), "{:?}", started.elapsed());
+}
+
+/// A back reference as Rust mangles it: its number in base 62, less one.
+fn reference(at: usize) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let (mut rest, mut digits) = (at - 1, String::new());
+    while rest > 0 || digits.is_empty() {
+        digits.insert(0, char::from(DIGITS[rest % 62]));
+        rest /= 62;
+    }
+    format!("B{digits}_")
 }
