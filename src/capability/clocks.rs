@@ -50,7 +50,27 @@ pub(super) fn link<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> w
     clocks::monotonic_clock::add_to_linker::<T, WasiClocks>(linker, T::clocks)?;
     if asynchronous {
         wasmtime_wasi::p3::clocks::add_to_linker(linker)?;
+        link_counted_sleep(linker)?;
     }
+    Ok(())
+}
+
+/// wasmtime's `wait-for` never asks for the call's state, by which host calls are counted. Replaces it.
+fn link_counted_sleep<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance(&super::linked_name("wasi:clocks/monotonic-clock@0.3.0"))?.func_wrap_concurrent(
+        "wait-for",
+        |accessor, (how_long,): (u64,)| {
+            Box::pin(async move {
+                accessor.with(|mut access| drop(access.get().ctx()));
+                if how_long > 0 {
+                    tokio::time::sleep(Duration::from_nanos(how_long)).await;
+                }
+                Ok(())
+            })
+        },
+    )?;
+    linker.allow_shadowing(false);
     Ok(())
 }
 
