@@ -1,7 +1,7 @@
 //! Guests that were written to break out of their limits, each as small as it gets, and what becomes of them.
 
 use crate::support::{alone, built, host, resident, runner};
-use isopod::{ErrorKind, Host, Limits, Trust, ms};
+use isopod::{ErrorKind, Host, Limit, Limits, Trust, ms};
 use std::time::{Duration, Instant};
 
 /// How much later than its deadline a call may end on a machine that is busy with other tests.
@@ -287,4 +287,219 @@ fn reference(at: usize) -> String {
         rest /= 62;
     }
     format!("B{digits}_")
+}
+
+/// Sleeping is a host call in both generations of WASI.
+#[tokio::test]
+async fn sleeping_counts_as_a_host_call() {
+    let wat = r#"(component
+        (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+            (export "wait-for" (func async (param "how-long" u64)))))
+        (core func $wait (canon lower (func $clock "wait-for")))
+        (core module $m (import "w" "wait" (func $wait (param i64)))
+            (func (export "run") (loop $l (call $wait (i64.const 0)) (br $l))))
+        (core instance $w (export "wait" (func $wait)))
+        (core instance $i (instantiate $m (with "w" (instance $w))))
+        (func (export "run") async (canon lift (core func $i "run"))))"#;
+    let limits = Limits::default().host_calls(10);
+    let function = host().function("sleeper").component_wat(wat).limits(limits).load().await.unwrap();
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::HostCalls), "{error:?}");
+}
+
+/// Whoever has a response and does not read it keeps a guest, and with it a seat, beyond the call's deadline.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not held yet: nobody polls a call whose response nobody reads, so nobody ends it"]
+async fn a_slow_reader_keeps_no_seat() {
+    let host = Host::builder().seats(1).build().unwrap();
+    let limits = Limits::default().deadline(ms(50));
+    let function = host.function("slow").component_file(built("http-hello-p2")).limits(limits).load().await.unwrap();
+    let request =
+        |path: &str| http::Request::builder().uri(path).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    let response = function.http(request("/stream?n=100000")).await.unwrap();
+    tokio::time::sleep(ms(100)).await;
+    function.http(request("/hello")).await.unwrap();
+    drop(response);
+}
+
+/// A component of two: one whose async export `f` returns at once and goes on as `code` says, and one whose `run` calls
+/// it `times` over and then does `then`.
+fn lingering(code: &str, times: u32, then: &str) -> String {
+    format!(
+        r#"(component
+            (component $c
+                (core func $return (canon task.return))
+                (core func $set (canon waitable-set.new))
+                (core module $m (import "w" "return" (func $return)) (import "w" "set" (func $set (result i32)))
+                    (global $s (mut i32) (i32.const 0))
+                    (func $start (global.set $s (call $set))) (start $start)
+                    (func (export "f") (result i32) (call $return) {code})
+                    (func (export "cb") (param i32 i32 i32) (result i32) {code}))
+                (core instance $w (export "return" (func $return)) (export "set" (func $set)))
+                (core instance $i (instantiate $m (with "w" (instance $w))))
+                (func (export "f") async (canon lift (core func $i "f") async (callback (core func $i "cb")))))
+            (instance $c (instantiate $c))
+            (component $d
+                (import "f" (func $f async))
+                (core module $libc (memory (export "m") 1))
+                (core instance $libc (instantiate $libc))
+                (core func $f (canon lower (func $f) async (memory (core memory $libc "m"))))
+                (core func $yield (canon thread.yield))
+                (core module $m (import "w" "f" (func $f (result i32))) (import "w" "yield" (func $yield (result i32)))
+                    (func (export "run") (local $n i32)
+                        (loop $l
+                            (drop (call $f))
+                            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                            (br_if $l (i32.lt_u (local.get $n) (i32.const {times}))))
+                        {then}))
+                (core instance $w (export "f" (func $f)) (export "yield" (func $yield)))
+                (core instance $i (instantiate $m (with "w" (instance $w))))
+                (func (export "run") async (canon lift (core func $i "run"))))
+            (instance $d (instantiate $d (with "f" (func $c "f"))))
+            (export "run" (func $d "run")))"#
+    )
+}
+
+/// Tasks that return and stay, waiting for nothing or yielding for ever, are handles like others; and yielding for ever
+/// is no way around the clock or the fuel.
+#[tokio::test]
+async fn tasks_in_the_background_are_bounded() {
+    let wait = "(i32.or (i32.const 2) (i32.shl (global.get $s) (i32.const 4)))";
+    let (go_on, exit) = ("(i32.const 1)", "(i32.const 0)");
+    let host = host();
+    for code in [wait, go_on] {
+        let function = host.function("many").component_wat(lingering(code, u32::MAX, "")).load().await.unwrap();
+        let error = function.call::<()>("run", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
+    }
+    let ever = "(loop $e (drop (call $yield)) (br $e))";
+    for (code, limits) in [
+        (exit, Limits::default().deadline(ms(30))),
+        (go_on, Limits::default().busy(ms(30))),
+        (go_on, Limits::default().deadline(ms(30)).fuel(u64::MAX / 2)),
+    ] {
+        let wat = lingering(code, 5, ever);
+        let function = host.function("ever").component_wat(wat).limits(limits).load().await.unwrap();
+        let error = function.call::<()>("run", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+        assert!(error.usage().busy < ms(30) + SLACK, "{}", error.usage());
+    }
+}
+
+/// What goes on after the result was given, is the call's until the guest gives way.
+#[tokio::test]
+async fn computing_after_the_result_is_under_the_deadline() {
+    let guest = |code: &str| {
+        format!(
+            r#"(component
+                (core func $return (canon task.return (result u32)))
+                (core module $m (import "w" "return" (func $return (param i32)))
+                    (func (export "f") (result i32) (call $return (i32.const 7)) {code})
+                    (func (export "cb") (param i32 i32 i32) (result i32) (i32.const 1)))
+                (core instance $w (export "return" (func $return)))
+                (core instance $i (instantiate $m (with "w" (instance $w))))
+                (func (export "f") async (result u32)
+                    (canon lift (core func $i "f") async (callback (core func $i "cb")))))"#
+        )
+    };
+    let host = host();
+    let limits = Limits::default().deadline(ms(30));
+    let load = |code| host.function("after").component_wat(guest(code)).limits(limits.clone()).load();
+    assert_eq!(load("(i32.const 1)").await.unwrap().call::<u32>("f", ()).await.unwrap().value, 7);
+    let error = load("(loop $l (br $l)) unreachable").await.unwrap().call::<u32>("f", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+    let error = load("unreachable").await.unwrap().call::<u32>("f", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Trapped, "{error:?}");
+}
+
+/// A destructor that makes and drops a resource of its own type goes through the host at each level.
+#[tokio::test]
+async fn destructors_that_recurse_overflow_the_guests_stack_only() {
+    let wat = r#"(component
+        (core module $d
+            (table (export "t") 1 funcref)
+            (type $f (func (param i32)))
+            (func (export "destroy") (param i32) (call_indirect (type $f) (local.get 0) (i32.const 0))))
+        (core instance $d (instantiate $d))
+        (type $r (resource (rep i32) (dtor (core func $d "destroy"))))
+        (core func $new (canon resource.new $r))
+        (core func $drop (canon resource.drop $r))
+        (core module $m
+            (import "w" "new" (func $new (param i32) (result i32))) (import "w" "drop" (func $drop (param i32)))
+            (import "d" "t" (table 1 funcref))
+            (func $again (param i32) (call $drop (call $new (i32.const 1))))
+            (elem (i32.const 0) $again)
+            (func (export "run") (call $again (i32.const 0))))
+        (core instance $w (export "new" (func $new)) (export "drop" (func $drop)))
+        (core instance $i (instantiate $m (with "w" (instance $w)) (with "d" (instance $d))))
+        (func (export "run") LIFT))"#;
+    let host = host();
+    for lift in [r#"(canon lift (core func $i "run"))"#, r#"async (canon lift (core func $i "run"))"#] {
+        let function = host.function("drops").component_wat(wat.replace("LIFT", lift)).load().await.unwrap();
+        let error = function.call::<()>("run", ()).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Trapped && error.to_string().contains("stack"), "{error:?}");
+    }
+}
+
+/// A denied async import ends the call at the first call of it, by whichever ABI, and is counted and recorded once.
+#[tokio::test]
+async fn denied_async_imports_are_denied_once() {
+    let host = host();
+    for (lower, params, args) in [
+        ("", "(result i32)", ""),
+        (r#"async (memory (core memory $libc "m"))"#, "(param i32) (result i32)", "(i32.const 8)"),
+    ] {
+        let wat = format!(
+            r#"(component
+                (import "acme:x/y" (instance $y (export "go" (func async (result u32)))))
+                (core module $libc (memory (export "m") 1))
+                (core instance $libc (instantiate $libc))
+                (core func $go (canon lower (func $y "go") {lower}))
+                (core module $m (import "w" "go" (func $go {params}))
+                    (func (export "run") (loop $l (drop (call $go {args})) (br $l))))
+                (core instance $w (export "go" (func $go)))
+                (core instance $i (instantiate $m (with "w" (instance $w))))
+                (func (export "run") async (canon lift (core func $i "run"))))"#
+        );
+        let function = host.function("tries").component_wat(wat).deny_at_call().load().await.unwrap();
+        let error = function.call::<()>("run", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+        assert_eq!((error.denials().len(), error.usage().host_calls), (1, 1));
+    }
+}
+
+/// The same handle many times over in one list is as many handles.
+#[tokio::test]
+async fn lists_of_borrowed_handles_are_bounded() {
+    let wat = r#"(component
+        (import "wasi:io/poll@0.2.0" (instance $poll
+            (export "pollable" (type $p (sub resource)))
+            (export "poll" (func (param "in" (list (borrow $p))) (result (list u32))))))
+        (alias export $poll "pollable" (type $pollable))
+        (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+            (alias outer 1 $pollable (type $q))
+            (export "pollable" (type $p (eq $q)))
+            (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+        (core module $libc (memory (export "m") 20)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 32768)))
+        (core instance $libc (instantiate $libc))
+        (core func $after (canon lower (func $clock "subscribe-duration")))
+        (core func $poll (canon lower (func $poll "poll") (memory (core memory $libc "m")) (realloc (core func $libc "realloc"))))
+        (core module $m
+            (import "w" "after" (func $after (param i64) (result i32)))
+            (import "w" "poll" (func $poll (param i32 i32 i32)))
+            (import "l" "m" (memory 20))
+            (func (export "run") (local $n i32) (local $h i32)
+                (local.set $h (call $after (i64.const 0)))
+                (loop $l
+                    (i32.store offset=65536 (i32.mul (local.get $n) (i32.const 4)) (local.get $h))
+                    (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                    (br_if $l (i32.lt_u (local.get $n) (i32.const 200000))))
+                (call $poll (i32.const 65536) (i32.const 200000) (i32.const 16))))
+        (core instance $w (export "after" (func $after)) (export "poll" (func $poll)))
+        (core instance $i (instantiate $m (with "w" (instance $w)) (with "l" (instance $libc))))
+        (func (export "run") (canon lift (core func $i "run"))))"#;
+    let function = host().function("polls").component_wat(wat).load().await.unwrap();
+    let error = function.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
 }
