@@ -11,12 +11,13 @@ use crate::engine::ticker::{Alarm, Until};
 use crate::engine::trap::{self, Fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::Inner;
+use crate::limits::Resolved;
 use crate::usage::{Output, Receipt, Reply, Usage};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::SemaphorePermit;
@@ -65,7 +66,7 @@ pub(crate) async fn run<R>(
     let _running = host.ticker.enter();
     let started = host.clock.now();
     let limits = &function.blueprint.limits;
-    let deadline = started.plus(options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline)));
+    let deadline = started.plus(time_limit(limits, options));
     let watch = Watch::new(started);
     let mut call = Ending { function, options, watch: &watch, lease: None, seat: None, told: false };
     match admit(function, &watch, deadline).await {
@@ -73,16 +74,20 @@ pub(crate) async fn run<R>(
         Err(error) => return call.settle(End::Refused(error)),
     }
     let lease = call.lease.insert(function.blueprint.lease(invocation, &host.clock, deadline));
-    let halt = lease.store.data().halt.clone();
     let end = {
         let work = pin!(Some(async move {
             lease.start(&function.blueprint).await?;
             work(lease).await
         }));
         let (clock, busy, alarm) = (&host.clock, limits.busy, host.ticker.alarm());
-        Bounded { work, watch: &watch, clock, deadline, busy, halt, alarm }.await
+        Bounded { work, watch: &watch, clock, deadline, busy, alarm }.await
     };
     call.settle(end)
+}
+
+/// How long a call may take.
+pub(crate) fn time_limit(limits: &Resolved, options: &Options) -> Duration {
+    options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline))
 }
 
 /// A place among the calls that run at once.
@@ -168,8 +173,6 @@ enum End<R> {
     Done(Result<R, Fault>),
     Deadline,
     Busy,
-    /// A host function said so; the state has the reason.
-    Halted,
     Panicked(Box<dyn Any + Send>),
 }
 
@@ -181,7 +184,6 @@ struct Bounded<'a, W> {
     clock: &'a Clock,
     deadline: Nanos,
     busy: Duration,
-    halt: Option<Arc<AtomicBool>>,
     alarm: Alarm<'a>,
 }
 
@@ -203,9 +205,6 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
             Ok(_) if now >= this.deadline => Poll::Ready(End::Deadline),
             Ok(Poll::Ready(result)) => Poll::Ready(End::Done(result)),
             Ok(Poll::Pending) if busy >= this.busy => Poll::Ready(End::Busy),
-            Ok(Poll::Pending) if this.halt.as_ref().is_some_and(|halt| halt.load(Ordering::Relaxed)) => {
-                Poll::Ready(End::Halted)
-            }
             Ok(Poll::Pending) => {
                 this.alarm.set(this.deadline, cx);
                 Poll::Pending
@@ -239,10 +238,10 @@ impl Ending<'_> {
         let result = match (end, state) {
             (End::Refused(error) | End::Done(Err(Fault::Own(error))), _) => Err(error),
             // Whatever the guest did after it was to stop does not count.
-            (End::Done(Ok(_)) | End::Halted, Some(State { stop: Some(stop), .. })) => Err(trap::stopped(*stop, limits)),
+            (End::Done(Ok(_)), Some(State { stop: Some(stop), .. })) => Err(trap::stopped(*stop, limits)),
             (End::Done(Ok(value)), _) => Ok(value),
             (End::Done(Err(Fault::Wasm(error))), Some(state)) => Err(trap::explain(&error, state, limits)),
-            (End::Done(Err(Fault::Wasm(_))) | End::Halted, _) => {
+            (End::Done(Err(Fault::Wasm(_))), None) => {
                 Err(Error::new(ErrorKind::Internal, "it ended without a reason; please report this"))
             }
             (End::Deadline, _) => {

@@ -70,9 +70,9 @@ const SEATS: u32 = 1_000;
 
 impl HostBuilder {
     /// Calls that may run at once, over all functions. Default 1 000. A call of a composed component that uses async
-    /// takes as many as it has components with code, since each of those may wait on a stack of its own. Each reserves address space for its memories;
-    /// where that much cannot be had, building the host fails if the number was asked for, and falls back to making
-    /// instances on demand if it is the default.
+    /// takes as many as it has components with code, since each of those may wait on a stack of its own. Each seat
+    /// reserves address space for its memories; where that much cannot be had, building the host fails if the number
+    /// was asked for, and falls back to making instances on demand if it is the default.
     pub fn seats(mut self, seats: u32) -> HostBuilder {
         self.seats = Some(seats);
         self

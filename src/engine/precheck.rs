@@ -584,7 +584,8 @@ mod tests {
         let nest = |import: &str, leaf: &str, with: &str| {
             let parts = format!("(instance (instantiate $c {with}))").repeat(3);
             let nested = (0..3).fold(leaf.to_owned(), |inner, _| format!("(component $c {import} {inner}) {parts}"));
-            look(&format!("(component {import} {nested})"))
+            let bytes = wat::parse_str(format!("(component {import} {nested})")).unwrap();
+            inspect(&bytes, Bounds { functions: 100, ..BOUNDS })
         };
         let empty = nest("", "", "").unwrap();
         assert_eq!((empty.instances, empty.adapters), (0, 3 + 9 + 27));

@@ -24,10 +24,9 @@ pub struct State {
     max_host_calls: u64,
     max_handles: usize,
     max_log: usize,
-    /// Set by a host function that can't end the call itself, for whoever looks when the guest next yields: the epoch's
-    /// callback, or `call::run` by way of `halt` where fuel is counted and there is no callback.
+    /// Set by a host function that can't end the call itself, for whoever looks next: the epoch's callback, or the one
+    /// after each host call where fuel is counted.
     pub(crate) stop: Option<Stop>,
-    pub(crate) halt: Option<Arc<AtomicBool>>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) bound: Arc<Bound>,
     pub(crate) invocation: Option<Box<Invocation>>,
@@ -72,7 +71,6 @@ impl State {
             max_handles: limits.handles,
             max_log: limits.log,
             stop: None,
-            halt: limits.fuel.map(|_| Arc::default()),
             denials: Vec::new(),
             bound,
             invocation: None,
@@ -88,9 +86,6 @@ impl State {
         self.host_calls += 1;
         if self.host_calls > self.max_host_calls {
             self.stop.get_or_insert(Stop::Limit(Limit::HostCalls));
-            if let Some(halt) = &self.halt {
-                halt.store(true, Ordering::Relaxed);
-            }
         }
     }
 

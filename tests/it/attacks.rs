@@ -1,7 +1,8 @@
 //! Guests that were written to break out of their limits, each as small as it gets, and what becomes of them.
 
-use crate::support::{alone, built, host, resident, runner};
-use isopod::{ErrorKind, Host, Limit, Limits, Trust, ms};
+use crate::support::{Book, alone, built, host, resident, runner};
+use futures_util::FutureExt;
+use isopod::{CallOptions, ErrorKind, Host, Limit, Limits, Trust, ms};
 use std::time::{Duration, Instant};
 
 /// How much later than its deadline a call may end on a machine that is busy with other tests.
@@ -307,19 +308,22 @@ async fn sleeping_counts_as_a_host_call() {
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::HostCalls), "{error:?}");
 }
 
-/// Whoever has a response and does not read it keeps a guest, and with it a seat, beyond the call's deadline.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "not held yet: nobody polls a call whose response nobody reads, so nobody ends it"]
+/// A response that nobody reads keeps its guest, and with it a seat, until the call's deadline and no longer.
+#[tokio::test]
 async fn a_slow_reader_keeps_no_seat() {
-    let host = Host::builder().seats(1).build().unwrap();
-    let limits = Limits::default().deadline(ms(50));
-    let function = host.function("slow").component_file(built("http-hello-p2")).limits(limits).load().await.unwrap();
-    let request =
-        |path: &str| http::Request::builder().uri(path).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
-    let response = function.http(request("/stream?n=100000")).await.unwrap();
-    tokio::time::sleep(ms(100)).await;
-    function.http(request("/hello")).await.unwrap();
-    drop(response);
+    for guest in ["http-hello-p2", "http-hello-p3"] {
+        let host = Host::builder().seats(1).build().unwrap();
+        let function = host.function("slow").component_file(built(guest)).load().await.unwrap();
+        let request =
+            |path: &str| http::Request::builder().uri(path).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+        let slow = function.deadline(ms(50));
+        let response = slow.http(request("/stream?n=100000")).await.unwrap();
+        // Waits for the one seat that there is.
+        function.http(request("/hello")).await.unwrap();
+        let error = response.into_body().bytes().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{guest}: {error:?}");
+        assert!(error.usage().wall < ms(50) + SLACK, "{guest}: {}", error.usage());
+    }
 }
 
 /// A component of two: one whose async export `f` returns at once and goes on as `code` says, and one whose `run` calls
@@ -502,4 +506,21 @@ async fn lists_of_borrowed_handles_are_bounded() {
     let function = host().function("polls").component_wat(wat).load().await.unwrap();
     let error = function.call::<()>("run", ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
+}
+
+/// A call that is given up while it waits for a seat has a receipt too, and leaves its place in the line.
+#[tokio::test]
+async fn giving_up_in_the_line_is_told() {
+    let book = Book::default();
+    let host = Host::builder().meter(book.clone()).build().unwrap();
+    let limits = Limits::default().concurrency(1).queue(1);
+    let wat = runner(r#"(func (export "run") (loop $l (br $l)))"#);
+    let function = host.function("busy").component_wat(wat).limits(limits).load().await.unwrap();
+    let mut holder = std::pin::pin!(function.call::<()>("run", ()));
+    assert!(holder.as_mut().now_or_never().is_none());
+    for _ in 0..3 {
+        assert!(function.call::<()>("run", ()).now_or_never().is_none());
+    }
+    let kinds: Vec<_> = book.take().into_iter().map(|(_, kind)| kind).collect();
+    assert_eq!(kinds, [Some(ErrorKind::Cancelled); 3]);
 }
