@@ -113,6 +113,9 @@ impl Function {
     /// the order of the parameters, or an object or struct by their names. A WIT `result` is a value, serde's own
     /// `Result`; `list<u8>` is base64 in self-describing formats such as JSON.
     ///
+    /// Each element of a list is a value of 40 bytes here, bytes as well. A result with lists of more than some hundred
+    /// thousand elements needs a higher [`Limits::transfer`]; a typed call by [`world!`](crate::world) does not.
+    ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call.
     pub async fn call<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {

@@ -127,7 +127,7 @@ impl<W: World> Session<'_, W> {
             return Err(Error::new(
                 ErrorKind::LimitExceeded(Limit::Input),
                 format!(
-                    "the arguments of \"{export}\" bring the call's input to {total} bytes, more than {limit}; pass less, or raise `Limits::input`"
+                    "the arguments of \"{export}\" bring the call's input to more than {limit} bytes; pass less, or raise `Limits::input`"
                 ),
             ));
         }

@@ -142,16 +142,23 @@ pub(crate) fn prepare<'a>(
         );
         return Err(Error::new(ErrorKind::WrongExport, text));
     }
-    lower(export, args, &mut Handles::default(), limits)
+    lower(export, args, &mut Handles::default(), 0, limits)
 }
 
-fn lower<'a>(export: &'a Export, args: &impl Serialize, handles: &mut Handles, limits: &Resolved) -> Result<Ready<'a>> {
-    let lowered = value::lower(args, &export.params, handles, limits.input);
+/// `spent` bytes of the input limit are spent already.
+fn lower<'a>(
+    export: &'a Export,
+    args: &impl Serialize,
+    handles: &mut Handles,
+    spent: u64,
+    limits: &Resolved,
+) -> Result<Ready<'a>> {
+    let lowered = value::lower(args, &export.params, handles, limits.input.saturating_sub(spent));
     let (args, bytes) = lowered.map_err(|mismatch| match mismatch {
         Mismatch::TooLarge => Error::new(
             ErrorKind::LimitExceeded(Limit::Input),
             format!(
-                "the arguments of \"{}\" have more than {} bytes; pass less, or raise `Limits::input`",
+                "the arguments of \"{}\" bring the call's input to more than {} bytes; pass less, or raise `Limits::input`",
                 export.name, limits.input
             ),
         ),
@@ -169,15 +176,7 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
 ) -> Result<T, Fault> {
     let Ready { export, args, bytes } = ready;
     let instance = lease.instance()?;
-    let state = lease.store.data_mut();
-    state.bytes_in = state.bytes_in.saturating_add(bytes);
-    if state.bytes_in > limits.input {
-        let text = format!(
-            "the session's arguments have more than {} bytes; pass less, or raise `Limits::input`",
-            limits.input
-        );
-        return Err(Error::new(ErrorKind::LimitExceeded(Limit::Input), text).into());
-    }
+    lease.store.data_mut().bytes_in += bytes;
     let function = instance
         .get_func(&mut lease.store, export.index)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "an export is gone; please report this"))?;
@@ -218,7 +217,8 @@ impl<'a> Session<'a> {
     /// As `Function::call`. After an error that ended the guest, every further call of the session fails.
     pub async fn call<T: DeserializeOwned>(&mut self, export: &str, args: impl Serialize) -> Result<T> {
         let export = find(self.exports, export)?;
-        let ready = lower(export, &args, &mut self.handles, self.limits);
+        let spent = self.lease.store.data().bytes_in;
+        let ready = lower(export, &args, &mut self.handles, spent, self.limits);
         drop(args);
         match invoke(self.lease, ready?, &mut self.handles, self.limits).await {
             Ok(value) => Ok(value),

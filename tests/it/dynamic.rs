@@ -73,12 +73,64 @@ async fn handles_live_in_their_session() {
         .await
         .unwrap();
     let stale = reply.value;
-    let error = shapes.session(async |s| s.call::<u32>("[method]counter.value", (stale,)).await).await.unwrap_err();
+    let error = shapes
+        .session(async |s| {
+            for _ in 0..5 {
+                s.call::<Handle>("make-counter", (1,)).await?;
+            }
+            s.call::<u32>("[method]counter.value", (stale,)).await
+        })
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongArguments, "{}", text(&error));
     // Outside of a session a handle would be of no use.
     let error = shapes.call::<Handle>("make-counter", (1,)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongExport);
     assert!(error.to_string().contains("session"), "{error}");
+}
+
+/// A call that is refused for its size gives nothing away.
+#[tokio::test]
+async fn a_refused_call_uses_up_no_handle() {
+    let limits = Limits::default().input(10);
+    let shapes = host().function("shapes").component_file(built("shapes")).limits(limits).deny_at_call();
+    let reply = shapes
+        .load()
+        .await
+        .unwrap()
+        .session(async |s| {
+            let counter: Handle = s.call("make-counter", (3,)).await?;
+            s.call::<String>("greet", ("ab",)).await?;
+            s.call::<u32>("[method]counter.value", (counter,)).await.map(|value| assert_eq!(value, 3))?;
+            let error = s.call::<u32>("consume", (counter,)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input), "{}", text(&error));
+            s.release(counter).await
+        })
+        .await
+        .unwrap();
+    assert_eq!(reply.usage.bytes_in, 10);
+}
+
+/// Whoever takes bytes out of a dynamic call pays for a value each, and is told which limit that is.
+#[tokio::test]
+async fn long_lists_are_bounded_as_what_they_take_in_the_host() {
+    let wat = r#"(component
+        (core module $m (memory (export "m") 16)
+            (func (export "f") (param i32) (result i32)
+                (i32.store (i32.const 4) (local.get 0)) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func (export "bytes") (param "n" u32) (result (list u8)) (canon lift (core func $i "f")
+            (memory (core memory $i "m")))))"#;
+    let load = |limits| host().function("list").component_wat(wat).limits(limits).load();
+    let function = load(Limits::default()).await.unwrap();
+    let reply = function.call::<serde_bytes::ByteBuf>("bytes", (100_000,)).await.unwrap();
+    assert_eq!((reply.value.len(), reply.usage.bytes_out), (100_000, 100_000));
+    let error = function.call::<serde_bytes::ByteBuf>("bytes", (1_000_000,)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{}", text(&error));
+    assert!(error.to_string().contains("Limits::transfer"), "{error}");
+    let function = load(Limits::default().transfer(40_000_000)).await.unwrap();
+    let reply = function.call::<serde_bytes::ByteBuf>("bytes", (1_000_000,)).await.unwrap();
+    assert_eq!(reply.value.len(), 1_000_000);
 }
 
 #[tokio::test]

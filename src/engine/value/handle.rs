@@ -3,6 +3,7 @@
 use super::mismatch::{Mismatch, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::component::ResourceAny;
 use wasmtime::component::types::ResourceType;
 
@@ -10,12 +11,12 @@ use wasmtime::component::types::ResourceType;
 ///
 /// It fits where a function takes that resource: `own` uses it up, `borrow` does not. It has no JSON form.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Handle(u32);
+pub struct Handle(u64);
 
 /// How a [`Handle`] makes itself known to `lower` and `lift`: by the name [`HANDLE`].
 #[derive(Deserialize, Serialize)]
 #[serde(rename = "$isopod::Handle")]
-struct Number(u32);
+struct Number(u64);
 
 pub(super) const HANDLE: &str = "$isopod::Handle";
 const NO_JSON: &str = "a handle fits only where a resource is expected, and has no JSON form";
@@ -40,14 +41,17 @@ impl<'de> Deserialize<'de> for Handle {
     }
 }
 
-/// The resources that the caller of one session holds. Numbers are not used again, so an old handle stays unknown.
+/// The resources that the caller of one session holds.
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
-    next: u32,
-    held: BTreeMap<u32, Held>,
+    held: BTreeMap<u64, Held>,
     /// Those that the call being prepared uses.
-    used: Vec<u32>,
+    used: Vec<u64>,
 }
+
+/// The number of the next handle in this process. None is used again, so that an old handle, or one of another session,
+/// stays unknown.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 struct Held {
@@ -72,15 +76,14 @@ impl Handles {
         self.held.remove(&handle.0).map(|held| held.resource)
     }
 
-    pub(super) fn insert(&mut self, resource: ResourceAny, ty: ResourceType) -> Result<u32> {
-        let number = self.next;
-        self.next = number.checked_add(1).ok_or_else(|| Mismatch::new("the session ran out of handles"))?;
+    pub(super) fn insert(&mut self, resource: ResourceAny, ty: ResourceType) -> u64 {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.held.insert(number, Held { resource, ty, use_: Use::Free });
-        Ok(number)
+        number
     }
 
     /// Looks a handle up for one use in the call being prepared.
-    pub(super) fn employ(&mut self, number: u32, ty: &ResourceType, use_: Use) -> Result<ResourceAny> {
+    pub(super) fn employ(&mut self, number: u64, ty: &ResourceType, use_: Use) -> Result<ResourceAny> {
         let Some(held) = self.held.get_mut(&number) else {
             return Err(Mismatch::new("unknown handle: it was used up, or belongs to another session"));
         };

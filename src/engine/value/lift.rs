@@ -5,7 +5,7 @@ use super::mismatch::Result;
 use super::{BASE64, Handles, Mismatch, is_octets, nullable, same_name, snake};
 use crate::engine::schema;
 use base64::Engine as _;
-use serde::de::value::{SeqDeserializer, StrDeserializer, U32Deserializer};
+use serde::de::value::{SeqDeserializer, StrDeserializer, U64Deserializer};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 use std::borrow::Cow;
 use std::iter::once;
@@ -146,8 +146,8 @@ impl<'de> Deserializer<'de> for Lift<'_> {
         let this = self.peeled();
         match (this.val, &this.ty) {
             (Val::Resource(resource), Type::Own(ty) | Type::Borrow(ty)) => {
-                let number = this.handles.insert(*resource, *ty)?;
-                visitor.visit_newtype_struct(U32Deserializer::new(number))
+                let number = this.handles.insert(*resource, *ty);
+                visitor.visit_newtype_struct(U64Deserializer::new(number))
             }
             (_, ty) => Err(Mismatch::new(format_args!("{} is no handle", schema::wit(ty)))),
         }

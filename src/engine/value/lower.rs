@@ -71,19 +71,26 @@ impl<'h> Cx<'h> {
 
     /// A name that stands in the arguments.
     pub(super) fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<String> {
-        match self.aside(key, &Type::String)? {
+        // It is looked at and not handed on, so it is no payload. Alone, it may be as large as all payload.
+        let before = std::mem::take(&mut self.spent);
+        let key = self.value(key, &Type::String);
+        self.within_limits()?;
+        self.spent = before;
+        match key? {
             Val::String(key) => Ok(key),
             _ => Err(Mismatch::new("expected a name")),
         }
     }
 
-    /// A value that is looked at and not handed on, so it is no payload. Alone, it may be as large as all payload.
-    fn aside<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Val> {
-        let before = std::mem::take(&mut self.spent);
-        let val = self.value(value, ty);
-        self.within_limits()?;
-        self.spent = before;
-        val
+    /// The number of a handle, which is no payload however little of it is left.
+    fn number<T: Serialize + ?Sized>(&mut self, number: &T) -> Result<u64> {
+        let (spent, max_bytes) = (self.spent, std::mem::replace(&mut self.max_bytes, u64::MAX));
+        let val = self.value(number, &Type::U64);
+        (self.spent, self.max_bytes) = (spent, max_bytes);
+        match val? {
+            Val::U64(number) => Ok(number),
+            _ => Err(Mismatch::new("expected the number of a handle")),
+        }
     }
 
     fn scalar(&mut self, ty: &Type, found: Found<'_>) -> Result<Val> {
@@ -211,7 +218,7 @@ pub(super) enum Found<'v> {
     Char(char),
     Str(&'v str),
     Bytes(&'v [u8]),
-    Handle(u32),
+    Handle(u64),
     Array,
     Object,
 }
@@ -328,10 +335,8 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         if name != HANDLE {
             return value.serialize(self);
         }
-        match self.cx.aside(value, &Type::U32)? {
-            Val::U32(number) => self.scalar(Found::Handle(number)),
-            _ => Err(Mismatch::new("expected the number of a handle")),
-        }
+        let number = self.cx.number(value)?;
+        self.scalar(Found::Handle(number))
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(

@@ -113,6 +113,12 @@ impl de::Error for Mismatch {
     fn custom<T: Display>(msg: T) -> Mismatch {
         Mismatch::new(msg)
     }
+    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Mismatch {
+        Mismatch::expected(expected, found)
+    }
+    fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Mismatch {
+        Mismatch::expected(expected, found)
+    }
 }
 
 /// A name as we write it, cut short.

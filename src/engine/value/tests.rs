@@ -404,20 +404,20 @@ fn rust_types_of_all_sorts() {
     let () = lift(None, None, &mut Handles::default()).unwrap();
     assert_eq!(lift::<Value>(None, None, &mut Handles::default()).unwrap(), Value::Null);
     for (error, expected) in [
-        (from_val::<u8>(&Val::U64(300), &ty("u64")).map(drop), "result: invalid value: integer `300`, expected u8"),
+        (from_val::<u8>(&Val::U64(300), &ty("u64")).map(drop), "result: expected u8, got integer `300`"),
         (
             from_val::<(u8,)>(&Val::Tuple(vec![Val::U8(1); 2]), &ty("(tuple u8 u8)")).map(drop),
             "result: 1 elements more than were asked for",
         ),
         (
             from_val::<Vec<String>>(&Val::List(vec![Val::U16(1)]), &ty("(list u16)")).map(drop),
-            "result[0]: invalid type: integer `1`, expected a string",
+            "result[0]: expected a string, got integer `1`",
         ),
         (
             from_val::<Colour>(&Val::Enum("green".into()), &shape("$c")).map(drop),
             "result: unknown variant `green`, expected `red` or `dark_blue`",
         ),
-        (lift::<u8>(None, None, &mut Handles::default()).map(drop), "result: invalid type: unit value, expected u8"),
+        (lift::<u8>(None, None, &mut Handles::default()).map(drop), "result: expected u8, got unit value"),
         (
             from_val::<Value>(&Val::Tuple(vec![]), &ty("(list u16)")).map(drop),
             "result: the value is not of its type list<u16>",
