@@ -6,7 +6,7 @@
 
 use crate::denial::Denial;
 use crate::usage::{Output, Usage};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -282,6 +282,22 @@ pub(crate) fn sanitise(text: &str, max: usize) -> String {
 /// Characters that are not control characters by category, yet reorder or hide text (Unicode TR 36, "bidi" spoofing).
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// At most `max` bytes of the beginning of a text. Writing it out ends with the room for it.
+pub(crate) fn head(text: impl fmt::Display, max: usize) -> String {
+    struct Head(String, usize);
+    impl fmt::Write for Head {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = self.1.saturating_sub(self.0.len());
+            self.0.push_str(&text[..text.floor_char_boundary(room)]);
+            if text.len() > room { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut head = Head(String::new(), max);
+    // The only error is "full".
+    let _ = write!(head, "{text}");
+    head.0
 }
 
 #[cfg(test)]

@@ -62,7 +62,9 @@ fn link_counted_sleep<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<(
         "wait-for",
         |accessor, (how_long,): (u64,)| {
             Box::pin(async move {
-                accessor.with(|mut access| drop(access.get().ctx()));
+                accessor.with(|mut access| {
+                    let _ = access.get().ctx();
+                });
                 if how_long > 0 {
                     tokio::time::sleep(Duration::from_nanos(how_long)).await;
                 }

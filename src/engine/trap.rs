@@ -2,9 +2,8 @@
 
 use super::linker::Refused;
 use super::state::{State, Stop};
-use crate::error::{Error, ErrorKind, Limit};
+use crate::error::{Error, ErrorKind, Limit, head};
 use crate::limits::Resolved;
-use std::fmt::{self, Write as _};
 use std::time::Duration;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, WasmtimeBug};
@@ -47,7 +46,7 @@ pub(crate) fn explain(error: &wasmtime::Error, state: &State, limits: &Resolved)
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return found };
     found.backtrace(backtrace.frames().iter().map(|frame| {
         let name = frame.func_name().unwrap_or("<unnamed>");
-        let name = head(format_args!("{:#}", rustc_demangle::demangle(name)));
+        let name = head(format_args!("{:#}", rustc_demangle::demangle(name)), HEAD);
         match frame.module().name() {
             Some(module) => format!("{module}!{name}"),
             None => name,
@@ -212,28 +211,11 @@ fn result_too_large(limits: &Resolved) -> Error {
     )
 }
 
-/// The beginning of a text, which is all that an error shows. A mangled name of some hundred bytes can stand for
-/// megabytes, so writing it out ends with the room for it.
-fn head(text: impl fmt::Display) -> String {
-    struct Head(String);
-    impl fmt::Write for Head {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let room = HEAD.saturating_sub(self.0.len());
-            self.0.push_str(&text[..text.floor_char_boundary(room)]);
-            if text.len() > room { Err(fmt::Error) } else { Ok(()) }
-        }
-    }
-    let mut head = Head(String::new());
-    // The only error is "full".
-    let _ = write!(head, "{text}");
-    head.0
-}
-
-/// Longer than what is shown of any text that passes here.
+/// Longer than what is shown of any text that passes here. A mangled name of some hundred bytes can stand for megabytes.
 const HEAD: usize = 2 * 1024;
 
 fn chain(error: &wasmtime::Error) -> Vec<String> {
     // The backtrace is a link of wasmtime's chain; it has a place of its own in ours.
-    let links = error.chain().map(head);
+    let links = error.chain().map(|cause| head(cause, HEAD));
     links.filter(|text| !text.starts_with("error while executing at wasm backtrace")).collect()
 }

@@ -2,9 +2,9 @@
 
 use super::{is_octets, nullable, snake};
 use crate::engine::schema;
-use crate::error::sanitise;
+use crate::error::{head, sanitise};
 use serde::{de, ser};
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use wasmtime::component::types::Type;
 
 /// Longest text of a name, of a value that did not fit, of the type it should have had, of a path, of the rest.
@@ -128,18 +128,8 @@ fn short(name: &str) -> String {
 
 /// At most `max` bytes of a text, made fit to show. A value of megabytes costs no more than its head.
 fn clip(text: impl Display, max: usize) -> String {
-    struct Head(String, usize);
-    impl fmt::Write for Head {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let room = self.1.saturating_sub(self.0.len());
-            self.0.push_str(&text[..text.floor_char_boundary(room)]);
-            if text.len() > room { Err(fmt::Error) } else { Ok(()) }
-        }
-    }
     // A few bytes more than are shown, so that a cut is seen as one.
-    let mut head = Head(String::new(), max + 4);
-    let _ = write!(head, "{text}");
-    sanitise(&head.0, max)
+    sanitise(&head(text, max + 4), max)
 }
 
 /// A text in quotes, cut short.
