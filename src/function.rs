@@ -348,6 +348,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 instances: bounds.instances,
                 adapters: bounds.adapters,
                 nesting: bounds.nesting,
+                values: bounds.values,
             },
         )
         .map_err(refused)?;

@@ -330,23 +330,36 @@ pub struct LoadLimits {
     pub(crate) instances: u32,
     pub(crate) adapters: u32,
     pub(crate) nesting: u32,
+    pub(crate) values: u64,
 }
 
 impl From<Trust> for LoadLimits {
-    /// For [`Trust::Own`]: 64 MiB, 200 000 functions, 64 core instances, 10 000 adapters, nesting 100. For
-    /// [`Trust::Untrusted`]: 8 MiB, 50 000 functions, 20 core instances, 1 000 adapters, nesting 50.
+    /// For [`Trust::Own`]: 64 MiB, 200 000 functions, 64 core instances, 10 000 adapters, nesting 100, 1 000 000 000
+    /// values. For [`Trust::Untrusted`]: 8 MiB, 50 000 functions, 20 core instances, 1 000 adapters, nesting 50,
+    /// 20 000 000 values.
     fn from(trust: Trust) -> LoadLimits {
         // Chosen by what other people's tools make of a world with one function (guests/third-party). The largest that
-        // strangers plausibly send is QuickJS: 1.7 MB, 2 630 functions, 11 core instances, 90 adapters, nesting 4.
+        // strangers plausibly send is QuickJS: 1.7 MB, 2 630 functions, 11 core instances, 90 adapters, nesting 4,
+        // 9 million values.
         // StarlingMonkey (12 MB) and Python (18 MB, 16 700 functions, 38 core instances, 121 adapters) take ten seconds
         // and more to compile, too long for a stranger's. An adapter takes about 2 ms.
         match trust {
-            Trust::Own => {
-                LoadLimits { bytes: 64 * MIB, functions: 200_000, instances: 64, adapters: 10_000, nesting: 100 }
-            }
-            Trust::Untrusted => {
-                LoadLimits { bytes: 8 * MIB, functions: 50_000, instances: 20, adapters: 1_000, nesting: 50 }
-            }
+            Trust::Own => LoadLimits {
+                bytes: 64 * MIB,
+                functions: 200_000,
+                instances: 64,
+                adapters: 10_000,
+                nesting: 100,
+                values: 1_000_000_000,
+            },
+            Trust::Untrusted => LoadLimits {
+                bytes: 8 * MIB,
+                functions: 50_000,
+                instances: 20,
+                adapters: 1_000,
+                nesting: 50,
+                values: 20_000_000,
+            },
         }
     }
 }
@@ -358,8 +371,8 @@ impl LoadLimits {
         self
     }
 
-    /// Core functions, core imports and globals, in all core modules together; and, counted apart, what all instances
-    /// export together, where one that exports another exports all of it.
+    /// Core functions, core imports and globals, in all core modules together; and, each counted apart, their types, and
+    /// what all instances export together, where one that exports another exports all of it.
     pub fn functions(mut self, count: u32) -> LoadLimits {
         self.functions = count;
         self
@@ -382,6 +395,13 @@ impl LoadLimits {
     /// Depth of loops in a function, and of components within each other.
     pub fn nesting(mut self, depth: u32) -> LoadLimits {
         self.nesting = depth;
+        self
+    }
+
+    /// Values that the compiler keeps account of: what the code of all core modules computes, passes and keeps, more for
+    /// a large function than for many small ones, and what their tables and memories begin with.
+    pub fn values(mut self, count: u64) -> LoadLimits {
+        self.values = count;
         self
     }
 

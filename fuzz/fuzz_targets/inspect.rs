@@ -1,7 +1,10 @@
 //! Any bytes, through the pre-check and then the validator: no panic, no overflow, an end in bounded time and memory.
 #![no_main]
 
-// The file itself, not the crate: the pre-check is pure, so that fuzzing it need not build a compiler.
+// The files themselves, not the crate: the pre-check is pure, so that fuzzing it need not build a compiler.
+#[path = "../../src/engine/effort.rs"]
+#[allow(dead_code)]
+mod effort;
 #[path = "../../src/engine/precheck.rs"]
 #[allow(dead_code)]
 mod precheck;
@@ -10,7 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use precheck::{Bounds, inspect};
 use wasmparser::{Validator, WasmFeatures};
 
-const BOUNDS: Bounds = Bounds { bytes: 8 << 20, functions: 50_000, instances: 20, adapters: 1_000, nesting: 50 };
+const BOUNDS: Bounds =
+    Bounds { bytes: 8 << 20, functions: 50_000, instances: 20, adapters: 1_000, nesting: 50, values: 20_000_000 };
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(facts) = inspect(bytes, BOUNDS) else { return };

@@ -5,10 +5,11 @@
 //! one pass over the sections. Whether the bytes are *valid* is left to the compiler's validator; this only has to be
 //! right about what is large, and must end quickly and without a panic on any bytes at all.
 
+use super::effort::Signatures;
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentDefinedType, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding, FunctionBody,
-    Instance, InstanceTypeDeclaration, Operator, Parser, Payload, TypeBounds,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding, Instance,
+    InstanceTypeDeclaration, Parser, Payload, TypeBounds,
 };
 
 /// What a component may look like; see [`LoadLimits`](crate::LoadLimits).
@@ -19,6 +20,7 @@ pub(crate) struct Bounds {
     pub instances: u32,
     pub adapters: u32,
     pub nesting: u32,
+    pub values: u64,
 }
 
 /// What was found.
@@ -64,6 +66,8 @@ pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
         dearest: Cost::default(),
         heaviest: 1,
         weight: 0,
+        types: 0,
+        values: 0,
     };
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload?;
@@ -86,6 +90,9 @@ fn bound_type_nesting(section: &[u8]) -> Result<(), Refusal> {
     let levels = section.windows(2).filter(|pair| pair[0] == 1 && matches!(pair[1], 0x41 | 0x42)).count();
     within("nesting", levels as u64, TYPE_NESTING)
 }
+
+/// A memory's image takes up to a MiB even if there is next to nothing in it, which is as much as this many values.
+const IMAGE: u64 = 1 << 18;
 
 fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Refusal> {
     if found > limit { Err(Refusal::TooComplex { what, found, limit }) } else { Ok(()) }
@@ -127,6 +134,10 @@ struct Survey {
     heaviest: u64,
     /// Weights of all instances together.
     weight: u64,
+    /// Core types.
+    types: u64,
+    /// Values in the code of all core modules together; see [`Effort`](super::effort::Effort).
+    values: u64,
 }
 
 /// What one instance of a component is made of, its parts included.
@@ -146,6 +157,8 @@ struct Cost {
 #[derive(Default)]
 struct Scope {
     module: bool,
+    /// Of a module's functions.
+    signatures: Signatures,
     /// What one instance of this component costs.
     cost: Cost,
     /// Whether it has core instances of its own.
@@ -172,9 +185,42 @@ impl Survey {
             }
             Payload::End(_) => self.leave()?,
             Payload::CodeSectionStart { count, .. } => self.define(count)?,
-            Payload::CodeSectionEntry(body) => within("nesting", loop_nesting(&body)?, self.bounds.nesting.into())?,
+            Payload::CodeSectionEntry(body) => {
+                let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
+                let effort = signatures.body(&body)?;
+                within("nesting", effort.loops, self.bounds.nesting.into())?;
+                self.take(effort.values)?;
+            }
+            // Code is compiled for each type, as it is for a function.
+            Payload::TypeSection(section) => {
+                for group in section {
+                    for ty in group?.into_types() {
+                        self.types += 1;
+                        within("functions", self.types, self.bounds.functions.into())?;
+                        let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
+                        let values = signatures.add(ty);
+                        self.take(values)?;
+                    }
+                }
+            }
+            Payload::FunctionSection(section) => {
+                let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
+                signatures.functions(section)?;
+            }
+            // The compiler writes out what is in a table from its start to its last known function.
+            Payload::TableSection(section) => {
+                for table in section {
+                    self.take(table?.ty.initial)?;
+                }
+            }
+            // And an image of what a memory begins with.
+            Payload::MemorySection(section) => self.take(u64::from(section.count()) * IMAGE)?,
             // Each takes room in every instance, which nothing else bounds where there is no pool.
-            Payload::ImportSection(section) => self.define(section.count())?,
+            Payload::ImportSection(section) => {
+                self.define(section.count())?;
+                let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
+                signatures.imports(section)?;
+            }
             Payload::GlobalSection(section) => self.define(section.count())?,
             Payload::InstanceSection(section) => {
                 for instance in section {
@@ -307,6 +353,11 @@ impl Survey {
     fn define(&mut self, count: u32) -> Result<(), Refusal> {
         self.facts.functions = self.facts.functions.saturating_add(count);
         within("functions", self.facts.functions.into(), self.bounds.functions.into())
+    }
+
+    fn take(&mut self, values: u64) -> Result<(), Refusal> {
+        self.values = self.values.saturating_add(values);
+        within("values", self.values, self.bounds.values)
     }
 
     fn spend(&mut self, more: Cost) -> Result<(), Refusal> {
@@ -450,29 +501,6 @@ impl Cost {
     }
 }
 
-/// How deep loops are nested in a function. The compiler's work grows with more than the square of that: a thousand of
-/// them, which are seven kilobytes, take it seconds. Other blocks cost in proportion, and a `switch` makes hundreds.
-fn loop_nesting(body: &FunctionBody<'_>) -> Result<u64, wasmparser::BinaryReaderError> {
-    let mut blocks = Vec::new();
-    let (mut depth, mut deepest) = (0u64, 0);
-    for operator in body.get_operators_reader()? {
-        match operator? {
-            Operator::Loop { .. } => {
-                blocks.push(true);
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } | Operator::Try { .. } => {
-                blocks.push(false);
-            }
-            // The end of the function itself finds nothing to end.
-            Operator::End | Operator::Delegate { .. } => depth -= u64::from(blocks.pop() == Some(true)),
-            _ => {}
-        }
-    }
-    Ok(deepest)
-}
-
 fn is_wasi_03(name: &str) -> bool {
     name.starts_with("wasi:") && name.contains("@0.3.")
 }
@@ -507,7 +535,8 @@ fn needs_async(function: &CanonicalFunction) -> bool {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, functions: 10, instances: 20, adapters: 50, nesting: 5 };
+    const BOUNDS: Bounds =
+        Bounds { bytes: 1 << 20, functions: 10, instances: 20, adapters: 50, nesting: 5, values: 10_000 };
 
     fn look(wat: &str) -> Result<Facts, Refusal> {
         inspect(&wat::parse_str(wat).unwrap(), BOUNDS)
@@ -631,6 +660,31 @@ mod tests {
         };
         assert!(nested("block", 1_000).is_ok() && nested("loop", 5).is_ok());
         assert_eq!(nested("loop", 6), Err(Refusal::TooComplex { what: "nesting", found: 6, limit: 5 }));
+    }
+
+    /// Each is some bytes to the validator, and thousands of values to the compiler.
+    #[test]
+    fn values_are_counted_that_bytes_do_not_tell() {
+        let hundred = "i32 ".repeat(100);
+        let wide = format!("(type $t (func (param {hundred}) (result {hundred})))");
+        let passed = "local.get 0 ".repeat(100);
+        let alive = "i32.load local.get 0 ".repeat(100) + &"if end local.get 0 ".repeat(200);
+        for body in [
+            format!("(func (local {}))", "i32 ".repeat(10_001)),
+            format!(r#"{wide} (import "" "" (func $f (type $t))) (func (type $t) {passed} {})"#, "call $f ".repeat(50)),
+            format!("{wide} (func (type $t) {passed} {})", "local.get 0 br_if 0 ".repeat(50)),
+            format!("{wide} (func (type $t) {passed} local.get 0 br_table {})", "0 ".repeat(50)),
+            format!("(memory 1) (func (param i32) local.get 0 {alive} drop)"),
+            "(table 10001 funcref)".to_owned(),
+            "(memory 1)".to_owned(),
+        ] {
+            let refused = look(&format!("(component (core module {body}))"));
+            assert!(matches!(refused, Err(Refusal::TooComplex { what: "values", .. })), "{body}: {refused:?}");
+        }
+        let types = look(&format!("(component (core module {}))", "(type (func))".repeat(11)));
+        assert_eq!(types, Err(Refusal::TooComplex { what: "functions", found: 11, limit: 10 }));
+        let harmless = look("(component (core module (func (param i32) (local i32 i32) (if (local.get 0) (then)))))");
+        assert!(harmless.is_ok(), "{harmless:?}");
     }
 
     #[test]

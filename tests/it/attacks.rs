@@ -33,6 +33,50 @@ async fn small_components_that_are_large_to_the_compiler() {
     }
 }
 
+/// Some kilobytes of code, types or tables that would keep the compiler for half a minute or take gigabytes.
+#[tokio::test]
+async fn code_that_is_small_in_bytes_and_large_in_values() {
+    let module = |body: String| format!("(component (core module {body}))");
+    let (thousand, gets) = ("i32 ".repeat(1_000), "local.get 0 ".repeat(1_000));
+    let locals = format!("(func (local {}))", "i32 ".repeat(50_000)).repeat(30);
+    let calls = format!(
+        r#"(type $t (func (param {thousand}) (result {thousand}))) (import "" "" (func $f (type $t)))
+            (func (type $t) {gets} {})"#,
+        "call $f ".repeat(1_500)
+    );
+    let kept: String = (1..5_000).map(|i| format!("local.get 0 i32.load offset={i} local.set {i} ")).collect();
+    let blocks = "local.get 0 if nop end ".repeat(10_000);
+    let uses: String = (1..5_000).map(|i| format!("local.get {i} i32.xor ")).collect();
+    let alive = format!(
+        "(memory 1) (func (param i32) (result i32) (local {}) {kept} {blocks} i32.const 0 {uses})",
+        "i32 ".repeat(5_000)
+    );
+    let long: String = (0..40_000).map(|i| format!("local.get 0 i32.load offset={i} i32.xor ")).collect();
+    let long = format!("(memory 1) (func (param i32) (result i32) i32.const 0 {long})");
+    let each = |f: &dyn Fn(u32) -> String| (0..16).map(f).collect::<String>();
+    let table = |i| format!("(table $t{i} 1048576 funcref) (elem (table $t{i}) (i32.const 1048575) func $f)");
+    let memory = |i| {
+        format!(
+            r#"(memory $m{i} 16) (data (memory $m{i}) (i32.const 0) "a" ) (data (memory $m{i}) (i32.const 1048575) "a")"#
+        )
+    };
+    let tables = format!("(core module (func $f) {})", each(&table)).repeat(20);
+    let memories = format!("(core module {})", each(&memory)).repeat(20);
+    let host = host();
+    for wat in [module(locals), module(calls), module(alive), module(long)]
+        .into_iter()
+        .chain([tables, memories].map(|modules| format!("(component {modules})")))
+    {
+        let bytes = wat::parse_str(wat).unwrap();
+        assert!(bytes.len() < 400_000, "{}", bytes.len());
+        let started = Instant::now();
+        let error = host.function("bomb").component_bytes(bytes).load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooComplex, "{error:?}");
+        assert!(error.to_string().contains("values"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+}
+
 /// A component of `parts` components which all wait at once, and one that calls them.
 fn waits_in(parts: usize) -> String {
     let each = |f: &dyn Fn(usize) -> String| (0..parts).map(f).collect::<String>();

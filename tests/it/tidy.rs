@@ -11,8 +11,15 @@ const LAYERS: &[&[&str]] = &[
     &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
 ];
 /// Decisions apart from I/O.
-const PURE: &[&str] =
-    &["engine/precheck.rs", "engine/budget.rs", "engine/schema.rs", "limits.rs", "denial.rs", "error.rs"];
+const PURE: &[&str] = &[
+    "engine/precheck.rs",
+    "engine/effort.rs",
+    "engine/budget.rs",
+    "engine/schema.rs",
+    "limits.rs",
+    "denial.rs",
+    "error.rs",
+];
 /// The only places that may name wasmtime: below these, and nowhere in the public API.
 const WASMTIME: &[&str] = &["engine/", "capability/", "bindings.rs", "typed.rs", "unstable.rs", "lib.rs"];
 
