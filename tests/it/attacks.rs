@@ -248,6 +248,54 @@ fn requests_hold_no_megabytes_in_the_host() {
     });
 }
 
+/// The same for the host that a request is for, which http has no bound for either.
+#[test]
+fn requests_are_for_no_host_of_megabytes() {
+    if !alone("attacks::requests_are_for_no_host_of_megabytes", "") {
+        return;
+    }
+    let wat = r#"(component
+        (import "wasi:http/types@0.2.0" (instance $types
+            (export "fields" (type $fields (sub resource)))
+            (export "outgoing-request" (type $request (sub resource)))
+            (export "[constructor]fields" (func (result (own $fields))))
+            (export "[constructor]outgoing-request" (func (param "headers" (own $fields)) (result (own $request))))
+            (export "[method]outgoing-request.set-authority"
+                (func (param "self" (borrow $request)) (param "authority" (option string)) (result (result))))))
+        (core module $libc (memory (export "m") 40))
+        (core instance $libc (instantiate $libc))
+        (core func $fields (canon lower (func $types "[constructor]fields")))
+        (core func $new (canon lower (func $types "[constructor]outgoing-request")))
+        (core func $set (canon lower (func $types "[method]outgoing-request.set-authority")
+            (memory (core memory $libc "m"))))
+        (core module $m
+            (import "l" "m" (memory 40))
+            (import "w" "fields" (func $fields (result i32)))
+            (import "w" "new" (func $new (param i32) (result i32)))
+            (import "w" "set" (func $set (param i32 i32 i32 i32) (result i32)))
+            (func $try (param $length i32) (result i32)
+                (call $set (call $new (call $fields)) (i32.const 1) (i32.const 1024) (local.get $length)))
+            (func (export "run") (local $n i32)
+                (memory.fill (i32.const 1024) (i32.const 97) (i32.const 2000000))
+                (if (call $try (i32.const 260)) (then unreachable))
+                (loop $l
+                    (drop (call $try (i32.const 2000000)))
+                    (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                    (br_if $l (i32.lt_u (local.get $n) (i32.const 100))))
+                (if (i32.eqz (call $try (i32.const 2000000))) (then unreachable))))
+        (core instance $w (export "fields" (func $fields)) (export "set" (func $set)) (export "new" (func $new)))
+        (core instance $i (instantiate $m (with "w" (instance $w)) (with "l" (instance $libc))))
+        (func (export "run") (canon lift (core func $i "run"))))"#;
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let function = host().function("hosts").component_wat(wat).load().await.unwrap();
+        let before = resident();
+        let ended = function.call::<()>("run", ()).await;
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 32 * 1024, "{grown} KiB");
+        ended.unwrap();
+    });
+}
+
 /// A name is a claim: what it names may be anything.
 #[tokio::test]
 async fn exports_that_are_not_what_their_names_say() {
