@@ -125,7 +125,13 @@ where
         let frame = ready!(self.body.as_mut().poll_frame(cx));
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(|e| HttpError::InternalError(Some(e.to_string())));
-        let bytes = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let data = frame.as_ref().ok().and_then(Frame::data_ref);
+        if data.is_some_and(Bytes::is_empty) {
+            // Who reads goes on to the next piece at once, so that nobody else would get the thread.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let bytes = data.map_or(0, |data| data.len() as u64);
         let total = self.flow.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if total > self.limit {
             self.flow.cut.store(true, Ordering::Relaxed);

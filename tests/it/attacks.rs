@@ -329,6 +329,33 @@ async fn a_host_header_that_is_no_text_is_not_blamed_on_the_guest() {
     }
 }
 
+/// A body that comes in pieces of nothing, as fast as they are asked for, is no input and takes its time.
+#[tokio::test]
+async fn endless_pieces_of_nothing_end_at_the_deadline() {
+    struct Nothing;
+    impl http_body::Body for Nothing {
+        type Data = bytes::Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<std::io::Result<http_body::Frame<bytes::Bytes>>>> {
+            std::task::Poll::Ready(Some(Ok(http_body::Frame::data(bytes::Bytes::new()))))
+        }
+    }
+    let host = host();
+    for guest in ["http-hello-p2", "http-hello-p3"] {
+        let function = host.function(guest).component_file(built(guest)).load().await.unwrap();
+        let request = http::Request::builder().method("POST").uri("/echo").body(Nothing).unwrap();
+        let error = match function.deadline(ms(50)).http(request).await {
+            Ok(response) => response.into_body().bytes().await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{guest}: {error:?}");
+        assert!(error.usage().wall < ms(50) + SLACK, "{guest}: {}", error.usage());
+    }
+}
+
 /// A guest that was refused memory once, took it well, and then does something else wrong.
 #[tokio::test]
 async fn memory_is_not_blamed_for_what_comes_after() {
