@@ -105,8 +105,9 @@ impl Shape {
         match self {
             Shape::Slots(noun, slots, next) => {
                 // Fields mostly come in the order of their declaration, in which case the first look finds them.
-                let mut places = (*next..slots.len()).chain(0..*next);
-                let Some(place) = places.find(|place| same_name(&slots[*place].name, name)) else {
+                let (before, after) = slots.split_at((*next).min(slots.len()));
+                let names = after.iter().chain(before).map(|slot| slot.name.as_str());
+                let Some(place) = cx.find(names, name)?.map(|at| (at + *next) % slots.len()) else {
                     return Err(Mismatch::unknown(noun.word(), name, slots.iter().map(|slot| slot.name.as_str())));
                 };
                 *next = place;
@@ -245,10 +246,12 @@ impl ser::SerializeMap for Compound<'_, '_> {
 /// payload's type.
 pub(super) fn choose(ty: &Type, name: &str, cx: &mut Cx<'_>) -> Result<(Val, Option<Type>)> {
     match ty {
-        Type::Variant(variant) => match variant.cases().find(|case| same_name(case.name, name)) {
-            Some(case) => Ok((Val::Variant(cx.name(case.name)?, None), case.ty)),
-            None => Err(Mismatch::unknown("case", name, variant.cases().map(|case| case.name))),
-        },
+        Type::Variant(variant) => {
+            match cx.find(variant.cases().map(|case| case.name), name)?.and_then(|at| variant.cases().nth(at)) {
+                Some(case) => Ok((Val::Variant(cx.name(case.name)?, None), case.ty)),
+                None => Err(Mismatch::unknown("case", name, variant.cases().map(|case| case.name))),
+            }
+        }
         Type::Result(result) if same_name("ok", name) => Ok((Val::Result(Ok(None)), result.ok())),
         Type::Result(result) if same_name("err", name) => Ok((Val::Result(Err(None)), result.err())),
         Type::Result(_) => Err(Mismatch::unknown("case", name, ["ok", "err"])),

@@ -5,6 +5,7 @@ use super::handle::{HANDLE, Use};
 use super::mismatch::{Result, quoted};
 use super::{BASE64, Handles, Mismatch, Param, bytes, is_octets, nullable, same_name};
 use crate::engine::schema;
+use crate::limits::KIB;
 use base64::Engine as _;
 use serde::ser::{Serialize, Serializer};
 use std::fmt::{self, Display};
@@ -20,7 +21,7 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     handles: &mut Handles,
     max_bytes: u64,
 ) -> Result<(Vec<Val>, u64)> {
-    let mut cx = Cx { handles, max_bytes, spent: 0, names: 0 };
+    let mut cx = Cx { handles, max_bytes, spent: 0, names: 0, compared: 0 };
     let lowered = args.serialize(Lower::new(Want::Args(params), &mut cx));
     // A foreign `Serialize` may have swallowed this error, or wrapped it into another.
     let lowered = cx.within_limits().and(lowered);
@@ -35,6 +36,10 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
 /// The names of fields and cases are copied into every `Val` and chosen by the guest, so they need a bound of their
 /// own: this many times the payload's. A name of 64 bytes on a payload of one byte is already unusual.
 const NAMES_PER_BYTE: u64 = 64;
+/// The same for the names that are looked at in vain to find one, of which a guest may have thousands that look alike.
+/// Few arguments have names as well, so some are free.
+const COMPARED_PER_BYTE: u64 = 8;
+const COMPARED_FREELY: u64 = 512 * KIB;
 
 /// What all parts of one `lower` share.
 pub(super) struct Cx<'h> {
@@ -44,6 +49,8 @@ pub(super) struct Cx<'h> {
     pub(super) spent: u64,
     /// Bytes of names so far.
     names: u64,
+    /// Bytes of names that were looked at in vain so far.
+    compared: u64,
 }
 
 impl<'h> Cx<'h> {
@@ -60,8 +67,24 @@ impl<'h> Cx<'h> {
         Ok(name.to_owned())
     }
 
+    /// Where among `names` the one is that `given` means.
+    pub(super) fn find<'n>(&mut self, names: impl IntoIterator<Item = &'n str>, given: &str) -> Result<Option<usize>> {
+        for (at, name) in names.into_iter().enumerate() {
+            if name.len() == given.len() {
+                if same_name(name, given) {
+                    return Ok(Some(at));
+                }
+                self.compared = self.compared.saturating_add(name.len() as u64);
+                self.within_limits()?;
+            }
+        }
+        Ok(None)
+    }
+
     fn within_limits(&self) -> Result<()> {
-        let fits = self.spent <= self.max_bytes && self.names <= self.max_bytes.saturating_mul(NAMES_PER_BYTE);
+        let fits = self.spent <= self.max_bytes
+            && self.names <= self.max_bytes.saturating_mul(NAMES_PER_BYTE)
+            && self.compared <= self.max_bytes.saturating_mul(COMPARED_PER_BYTE).saturating_add(COMPARED_FREELY);
         if fits { Ok(()) } else { Err(Mismatch::TooLarge) }
     }
 
@@ -124,10 +147,12 @@ impl<'h> Cx<'h> {
                     Err(_) => None,
                 }
             }
-            (Type::Enum(names), Found::Str(name)) => match names.names().find(|wit| same_name(wit, name)) {
-                Some(wit) => Some(Val::Enum(self.name(wit)?)),
-                None => return Err(Mismatch::unknown("case", name, names.names())),
-            },
+            (Type::Enum(names), Found::Str(name)) => {
+                match self.find(names.names(), name)?.and_then(|at| names.names().nth(at)) {
+                    Some(wit) => Some(Val::Enum(self.name(wit)?)),
+                    None => return Err(Mismatch::unknown("case", name, names.names())),
+                }
+            }
             (Type::Variant(_) | Type::Result(_), Found::Str(name)) => match choose(ty, name, self)? {
                 (case, None) => Some(case),
                 (case, Some(payload)) => {
