@@ -2,10 +2,7 @@
 #![no_main]
 
 // The files themselves, not the crate: the pre-check is pure, so that fuzzing it need not build a compiler.
-#[path = "../../src/engine/effort.rs"]
-#[allow(dead_code)]
-mod effort;
-#[path = "../../src/engine/precheck.rs"]
+#[path = "../../src/engine/precheck/mod.rs"]
 #[allow(dead_code)]
 mod precheck;
 

@@ -5,7 +5,6 @@
 //! of a call and keeps them away from the youngest part of wasmtime.
 
 mod budget;
-mod effort;
 pub(crate) mod linker;
 pub(crate) mod pool;
 pub(crate) mod command;

@@ -12,8 +12,9 @@ const LAYERS: &[&[&str]] = &[
 ];
 /// Decisions apart from I/O.
 const PURE: &[&str] = &[
-    "engine/precheck.rs",
-    "engine/effort.rs",
+    "engine/precheck/mod.rs",
+    "engine/precheck/survey.rs",
+    "engine/precheck/effort.rs",
     "engine/budget.rs",
     "engine/schema.rs",
     "limits.rs",
