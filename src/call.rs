@@ -73,7 +73,7 @@ pub(crate) async fn run<R>(
         Ok(seat) => call.seat = Some(seat),
         Err(error) => return call.settle(End::Refused(error)),
     }
-    let lease = call.lease.insert(function.blueprint.lease(invocation, &host.clock, deadline));
+    let lease = call.lease.insert(function.blueprint.lease(options.tenant.clone(), invocation, &host.clock, deadline));
     let end = {
         let work = pin!(Some(async move {
             lease.start(&function.blueprint).await?;
@@ -268,7 +268,7 @@ impl Ending<'_> {
             )),
         };
         let (usage, output) = self.receipt(result.as_ref().err().map(Error::kind));
-        let denials = self.lease.as_mut().map(|lease| std::mem::take(&mut lease.store.data_mut().denials));
+        let denials = self.lease.as_mut().map(|lease| lease.store.data_mut().take_denials());
         let denials = denials.unwrap_or_default();
         match result {
             Ok(value) => Ok(Reply { value, usage, denials, output }),

@@ -1,6 +1,8 @@
 //! A refused request for a capability, as a record: what was asked, which rule said no, how to allow it.
 
 use crate::error::sanitise;
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// One request of a guest that was refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -12,6 +14,23 @@ pub struct Denial {
 
 /// How many refusals of one call are kept; a guest in a loop must not fill the host's memory.
 pub(crate) const MAX_DENIALS: usize = 32;
+
+/// A call's refusals that happen while its guest waits, on tasks of their own.
+#[derive(Clone, Default)]
+pub(crate) struct Denials(Arc<Mutex<Vec<Denial>>>);
+
+impl Denials {
+    pub(crate) fn push(&self, denial: Denial) {
+        let mut kept = self.0.lock();
+        if kept.len() < MAX_DENIALS {
+            kept.push(denial);
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<Denial> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
 
 impl Denial {
     pub(crate) fn new(capability: &str, rule: &str, allow: &str) -> Denial {

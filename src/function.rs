@@ -366,8 +366,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let engine = host.engines.get(flavour, &host.ticker)?;
         let component = engine::compile(&engine, &bytes, &limits)?;
         let imported = linker::imports(&component, &engine);
-        let bound = Bound::bind(&self.grants, &imported, limits.random)?;
-        let linker = linker::wire(&engine, &component, provided, link, self.deny_at_call)?;
+        let bound = Bound::bind(&self.grants, &imported, limits.random, &host.wires)?;
+        let linker = linker::wire(&engine, &component, &bound, provided, link, self.deny_at_call)?;
         let pre = linker.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?;
         let exports = export::list(&component, &engine);
         let names = component.component_type();

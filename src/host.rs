@@ -1,5 +1,6 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
+use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour};
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub clock: Clock,
     pub seats: Semaphore,
     pub meter: Option<Arc<dyn Meter>>,
+    pub wires: Wires,
 }
 
 impl Host {
@@ -39,7 +41,7 @@ impl Host {
 
     /// A host with other settings than the defaults.
     pub fn builder() -> HostBuilder {
-        HostBuilder { seats: None, tick: Duration::from_millis(1), meter: None }
+        HostBuilder { seats: None, tick: Duration::from_millis(1), meter: None, network: None, roots: Vec::new() }
     }
 
     /// Begins to load a function. Its name is for people: it stands in errors and receipts.
@@ -63,6 +65,8 @@ pub struct HostBuilder {
     seats: Option<u32>,
     tick: Duration,
     meter: Option<Arc<dyn Meter>>,
+    network: Option<Arc<dyn Network>>,
+    roots: Vec<Vec<u8>>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -90,11 +94,23 @@ impl HostBuilder {
         self
     }
 
+    /// How guests' requests reach other machines. Default: the operating system's resolver and sockets.
+    pub fn network(mut self, network: impl Network) -> HostBuilder {
+        self.network = Some(Arc::new(network));
+        self
+    }
+
+    /// A certificate authority, as DER, that guests' requests trust besides those of the web.
+    pub fn tls_root(mut self, certificate: impl Into<Vec<u8>>) -> HostBuilder {
+        self.roots.push(certificate.into());
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, a tick out of range, or where the
-    /// operating system refuses a thread.
+    /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, a tick out of range, a root
+    /// certificate that cannot be read, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
         if self.seats == Some(0) {
@@ -115,6 +131,7 @@ impl HostBuilder {
             engines.get(Flavour { asynchronous: false, fuel: false }, &ticker)?;
         }
         let seats = Semaphore::new(seats as usize);
-        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter })))
+        let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
+        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter, wires })))
     }
 }

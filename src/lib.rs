@@ -29,6 +29,7 @@ pub mod unstable;
 pub use self::http::Body;
 pub use blocking::block_on;
 pub use call::{CallOptions, Options};
+pub use capability::http::{BoxFuture, Http, Network, Stream};
 pub use capability::{Args, Clocks, Env, Grant, Random, Stdin};
 pub use command::Command;
 pub use denial::Denial;

@@ -10,19 +10,23 @@
 
 pub(crate) mod cli;
 pub(crate) mod clocks;
+pub(crate) mod http;
 pub(crate) mod random;
 
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
+use http::Http;
 pub use random::Random;
 
 use crate::error::{Error, ErrorKind, Result};
+use http::{Egress, Wires};
+use std::sync::Arc;
 use wasmtime::component::Linker;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiView};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`].
+/// [`Env`], [`Args`], [`Http`].
 #[derive(Clone, Debug)]
 pub struct Grant(pub(crate) Kind);
 
@@ -33,6 +37,7 @@ pub(crate) enum Kind {
     Stdin(Stdin),
     Env(Env),
     Args(Args),
+    Http(Http),
 }
 
 impl Kind {
@@ -44,6 +49,7 @@ impl Kind {
             Kind::Stdin(_) => ("Stdin", &["wasi:cli/stdin@"]),
             Kind::Env(_) => ("Env", &["wasi:cli/environment@"]),
             Kind::Args(_) => ("Args", &["wasi:cli/environment@"]),
+            Kind::Http(_) => ("Http", &["wasi:http/outgoing-handler@", "wasi:http/client@"]),
         }
     }
 }
@@ -53,10 +59,10 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args);
+grant!(Clocks, Random, Stdin, Env, Args, Http);
 
 /// A function's grants in the form its calls use.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Bound {
     pub clocks: Clocks,
     pub random: Random,
@@ -64,13 +70,15 @@ pub(crate) struct Bound {
     pub env: Vec<(String, String)>,
     pub args: Vec<String>,
     pub max_random: u64,
+    pub egress: Option<Arc<Egress>>,
 }
 
 impl Bound {
     /// Checks the grants against what the component imports, and reads what they refer to.
-    pub(crate) fn bind(grants: &[Grant], imports: &[String], max_random: u64) -> Result<Bound> {
+    pub(crate) fn bind(grants: &[Grant], imports: &[String], max_random: u64, wires: &Wires) -> Result<Bound> {
         let mut bound = Bound { max_random, ..Bound::default() };
         let mut once: Vec<&str> = Vec::new();
+        let mut origins = Vec::new();
         for Grant(kind) in grants {
             let (name, interfaces) = kind.serves();
             if !imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
@@ -82,7 +90,7 @@ impl Bound {
                     ),
                 ));
             }
-            if !matches!(kind, Kind::Env(_)) {
+            if !matches!(kind, Kind::Env(_) | Kind::Http(_)) {
                 if once.contains(&name) {
                     return Err(Error::new(
                         ErrorKind::Misuse,
@@ -97,9 +105,26 @@ impl Bound {
                 Kind::Stdin(stdin) => bound.stdin = stdin,
                 Kind::Env(env) => bound.env.push(env.bind()?),
                 Kind::Args(args) => bound.args = args.0,
+                Kind::Http(origin) => origins.push(origin),
             }
         }
+        if !origins.is_empty() {
+            bound.egress = Some(Arc::new(Egress::bind(&origins, wires)?));
+        }
         Ok(bound)
+    }
+
+    /// Whether a grant brings that interface, beyond those that are linked for everybody.
+    pub(crate) fn provides(&self, import: &str) -> bool {
+        self.egress.is_some() && http::is_outgoing(import)
+    }
+
+    /// Links what the grants bring.
+    pub(crate) fn link<T: WasiHttpView>(&self, linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+        if self.egress.is_some() {
+            http::link(linker, asynchronous)?;
+        }
+        Ok(())
     }
 
     /// One call's WASI, made when the guest first touches it.
@@ -229,12 +254,10 @@ pub(crate) fn link_types_of_denied<T: WasiView + WasiHttpView>(
     sockets::tcp_create_socket::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
     sockets::udp::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
     sockets::udp_create_socket::add_to_linker::<T, WasiSockets>(linker, T::sockets)?;
-    wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<T, WasiHttp>(linker, T::http)?;
     if asynchronous {
         wasmtime_wasi::p3::sockets::add_to_linker(linker)?;
-        wasmtime_wasi_http::p3::bindings::http::client::add_to_linker::<T, WasiHttp>(linker, T::http)?;
     }
-    Ok(())
+    http::link(linker, asynchronous)
 }
 
 /// The name under which [`link_types_of_denied`] has the interface: the versions that wasmtime 48 provides. Were one wrong,
@@ -249,8 +272,7 @@ pub(crate) fn linked_name(import: &str) -> String {
 
 /// Whether [`link_types_of_denied`] has the interface.
 pub(crate) fn is_denied_standard(import: &str) -> bool {
-    let name = import.split_once('@').map_or(import, |(name, _)| name);
-    name.starts_with("wasi:sockets/") || matches!(name, "wasi:http/outgoing-handler" | "wasi:http/client")
+    import.starts_with("wasi:sockets/") || http::is_outgoing(import)
 }
 
 /// Interfaces that [`link`] provides, without their versions. What a component imports beyond these needs a grant.
@@ -290,8 +312,11 @@ pub(crate) fn is_linked(import: &str) -> bool {
 
 /// How to let a component have an import that is not linked for everybody: the line of code that grants it.
 pub(crate) fn how_to_grant(import: &str) -> String {
-    if import.starts_with("wasi:sockets/") || import.starts_with("wasi:http/") {
-        return "isopod has no grant for the network yet".into();
+    if import.starts_with("wasi:http/") {
+        return "`.grant(Http::to(\"https://..\"))` with the origin that it may send requests to".into();
+    }
+    if import.starts_with("wasi:sockets/") {
+        return "isopod has no grant for sockets".into();
     }
     if import.starts_with("wasi:") {
         return "isopod does not provide this interface; rebuild the component for WASI 0.2 or 0.3".into();
@@ -325,8 +350,9 @@ mod tests {
     #[test]
     fn grants_without_effect_are_refused() {
         let imports = ["wasi:cli/environment@0.2.6".to_owned()];
-        assert_eq!(Bound::bind(&[Env::var("A", "1").into()], &imports, 1).unwrap().env, [("A".into(), "1".into())]);
-        let refused = |grants: &[Grant]| Bound::bind(grants, &imports, 1).unwrap_err().to_string();
+        let bind = |grants: &[Grant]| Bound::bind(grants, &imports, 1, &Wires::new(None, Vec::new()).unwrap());
+        assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);
+        let refused = |grants: &[Grant]| bind(grants).err().unwrap().to_string();
         assert!(refused(&[Clocks::fine().into()]).contains("the grant Clocks has no effect"));
         assert!(refused(&[Args::new(["a"]).into(), Args::new(["b"]).into()]).contains("twice"));
         assert!(refused(&[Env::from_host("ISOPOD_TEST_NEVER_SET").into()]).contains("ISOPOD_TEST_NEVER_SET"));

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::state::State;
-use crate::capability;
+use crate::capability::{self, Bound};
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
@@ -19,6 +19,7 @@ pub(crate) fn imports(component: &Component, engine: &Engine) -> Vec<String> {
 pub(crate) fn wire(
     engine: &Engine,
     component: &Component,
+    bound: &Bound,
     provided: &[&str],
     link: impl FnOnce(&mut Linker<State>) -> wasmtime::Result<()>,
     deny_at_call: bool,
@@ -26,13 +27,18 @@ pub(crate) fn wire(
     let missing: Vec<(String, ComponentItem)> = component
         .component_type()
         .imports(&engine.wasmtime)
-        .filter(|(name, _)| !capability::is_linked(name) && !provided.iter().any(|known| same_track(known, name)))
+        .filter(|(name, _)| {
+            !capability::is_linked(name)
+                && !bound.provides(name)
+                && !provided.iter().any(|known| same_track(known, name))
+        })
         .map(|(name, import)| (name.to_owned(), import.ty))
         .collect();
     if !deny_at_call && !missing.is_empty() {
         return Err(ungranted(missing.iter().map(|(name, _)| name.as_str())));
     }
     let mut linker = engine.linker.clone();
+    bound.link(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
     link(&mut linker).map_err(|e| wrong_import(&e))?;
     if missing.iter().any(|(name, _)| capability::is_denied_standard(name)) {
         linker.allow_shadowing(true);

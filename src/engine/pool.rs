@@ -41,9 +41,15 @@ pub(crate) struct Lease {
 
 impl Blueprint {
     /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
-    pub(crate) fn lease(&self, invocation: Option<Box<Invocation>>, clock: &Clock, deadline: Nanos) -> Lease {
+    pub(crate) fn lease(
+        &self,
+        tenant: Option<Arc<str>>,
+        invocation: Option<Box<Invocation>>,
+        clock: &Clock,
+        deadline: Nanos,
+    ) -> Lease {
         let limits = &self.limits;
-        let mut state = State::new(limits, Arc::clone(&self.bound), None);
+        let mut state = State::new(limits, Arc::clone(&self.bound), tenant);
         state.invocation = invocation;
         let mut store = Store::new(&self.engine.wasmtime, state);
         store.limiter(|state| &mut state.budget);

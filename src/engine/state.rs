@@ -3,6 +3,7 @@
 use super::budget::Budget;
 use crate::capability::Bound;
 use crate::capability::cli::{Capture, Invocation};
+use crate::capability::http::Outgoing;
 use crate::denial::{Denial, MAX_DENIALS};
 use crate::error::Limit;
 use crate::limits::Resolved;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// All that belongs to one call. Small: what a call may never touch is made when it is first touched.
 pub struct State {
@@ -29,6 +30,7 @@ pub struct State {
     pub(crate) stop: Option<Stop>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) bound: Arc<Bound>,
+    pub(crate) tenant: Option<Arc<str>>,
     pub(crate) invocation: Option<Box<Invocation>>,
     /// Bytes of an http exchange, which pass while the guest runs.
     pub(crate) flow: Option<Arc<Flow>>,
@@ -56,12 +58,12 @@ struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
     http: WasiHttpCtx,
-    hooks: NoWayOut,
+    hooks: Outgoing,
     capture: Capture,
 }
 
 impl State {
-    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, imports: Option<Box<dyn Any + Send>>) -> State {
+    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, tenant: Option<Arc<str>>) -> State {
         State {
             budget: Budget::new(limits.memory),
             host_calls: 0,
@@ -73,10 +75,11 @@ impl State {
             stop: None,
             denials: Vec::new(),
             bound,
+            tenant,
             invocation: None,
             flow: None,
             wasi: None,
-            imports,
+            imports: None,
         }
     }
 
@@ -94,6 +97,14 @@ impl State {
         if self.denials.len() < MAX_DENIALS {
             self.denials.push(denial);
         }
+    }
+
+    /// The refusals so far, those of requests under way included.
+    pub(crate) fn take_denials(&mut self) -> Vec<Denial> {
+        let mut all = std::mem::take(&mut self.denials);
+        let asked = self.wasi.as_ref().map(|wasi| wasi.hooks.denials()).unwrap_or_default();
+        all.extend(asked.into_iter().take(MAX_DENIALS - all.len()));
+        all
     }
 
     /// Bytes of the arguments and of the result so far.
@@ -118,13 +129,12 @@ impl State {
             let mut http = WasiHttpCtx::new();
             http.set_field_size_limit(MAX_FIELDS);
             let ctx = self.bound.view(self.invocation.as_deref(), &capture);
-            Box::new(Wasi { ctx, table, http, hooks: NoWayOut, capture })
+            let hooks = Outgoing::new(self.bound.egress.clone(), self.tenant.clone());
+            Box::new(Wasi { ctx, table, http, hooks, capture })
         })
     }
 }
 
-/// Bytes of an http body that a guest may write at once.
-const MAX_CHUNK: usize = 64 * 1024;
 /// Bytes of one set of http headers or trailers.
 const MAX_FIELDS: usize = 32 * 1024;
 
@@ -159,38 +169,5 @@ impl WasiHttpView for State {
         self.count_host_call();
         let wasi = self.wasi();
         WasiHttpCtxView { hooks: &mut wasi.hooks, table: &mut wasi.table, ctx: &mut wasi.http }
-    }
-}
-
-/// No request leaves the host: the interface is not linked, and if it were, this refuses.
-struct NoWayOut;
-
-impl WasiHttpHooks for NoWayOut {
-    /// Each body holds up to two chunks that nobody read yet, in the host's memory and not in the guest's.
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        MAX_CHUNK
-    }
-
-    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
-        MAX_CHUNK
-    }
-
-    fn send_request(
-        &mut self,
-        _: http::Request<wasmtime_wasi_http::WasiBody>,
-        _: Option<wasmtime_wasi_http::RequestOptions>,
-        _: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
-    ) -> Box<
-        dyn Future<
-                Output = Result<
-                    (
-                        http::Response<wasmtime_wasi_http::WasiBody>,
-                        Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
-                    ),
-                    wasmtime_wasi_http::Error,
-                >,
-            > + Send,
-    > {
-        Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
     }
 }

@@ -4,6 +4,7 @@ mod attacks;
 mod bad_input;
 mod calls;
 mod dynamic;
+mod egress;
 mod errors;
 mod grants;
 mod guests;

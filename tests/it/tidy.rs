@@ -16,6 +16,7 @@ const PURE: &[&str] = &[
     "engine/precheck/survey.rs",
     "engine/precheck/effort.rs",
     "engine/budget.rs",
+    "capability/http/egress.rs",
     "engine/schema.rs",
     "limits.rs",
     "denial.rs",

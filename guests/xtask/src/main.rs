@@ -41,6 +41,8 @@ const GUESTS: &[Guest] = &[
     guest("content-hash", Kind::C, "wit/plugin.wit"),
     guest("event-handler", Kind::Rust, "../wit/function.wit"),
     guest("hostile", Kind::Rust, "wit/plugin.wit"),
+    guest("http-client-p2", Kind::Rust, "wit/http-p2"),
+    guest("http-client-p3", Kind::Rust, "wit/http-p3"),
     guest("http-hello-p2", Kind::Rust, "wit/http-p2"),
     guest("http-hello-p3", Kind::Rust, "wit/http-p3"),
     guest("json-transform", Kind::Rust, "wit/json-transform.wit"),

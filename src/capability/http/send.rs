@@ -1,0 +1,322 @@
+//! One exchange: a guest's request is checked, sent, and its response handed back, both counted and timed.
+
+use super::connect::{HttpClient, Unreachable};
+use super::egress::{self, Reason, Refusal, Target};
+use super::{Egress, HttpBounds};
+use crate::denial::{Denial, Denials};
+use bytes::Bytes;
+use http::{Method, Request, Response, Uri, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::error::Error as StdError;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+/// Bytes of an http body that a guest may write at once. Each body holds up to two chunks that nobody read yet, in the
+/// host's memory and not in the guest's.
+const MAX_CHUNK: usize = 64 * 1024;
+
+/// The way out of one call.
+pub(crate) struct Outgoing {
+    egress: Option<Arc<Egress>>,
+    tenant: Option<Arc<str>>,
+    /// Made with the first request.
+    denials: Option<Denials>,
+    /// For each grant, made with the first request.
+    in_flight: Vec<Arc<Semaphore>>,
+}
+
+type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Io), Error>> + Send>;
+
+impl Outgoing {
+    pub(crate) fn new(egress: Option<Arc<Egress>>, tenant: Option<Arc<str>>) -> Outgoing {
+        Outgoing { egress, tenant, denials: None, in_flight: Vec::new() }
+    }
+
+    /// Takes the refusals so far.
+    pub(crate) fn denials(&self) -> Vec<Denial> {
+        self.denials.as_ref().map(Denials::take).unwrap_or_default()
+    }
+
+    /// Decides about a request. Nothing is sent.
+    fn admit(&mut self, request: Request<WasiBody>) -> Result<Exchange, Error> {
+        let Some(egress) = &self.egress else { return Err(Error::HttpRequestDenied) };
+        let denials = self.denials.get_or_insert_default();
+        let uri = request.uri();
+        let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let target = egress::check(&egress.rules, request.method(), scheme, authority, path).map_err(|refusal| {
+            denials.push(denial(&asked(request.method(), uri), &refusal));
+            match refusal.reason {
+                Reason::Method => Error::HttpRequestMethodInvalid,
+                Reason::TooLong => Error::HttpRequestUriTooLong,
+                Reason::NoHost | Reason::Characters | Reason::Host | Reason::Port | Reason::Path => {
+                    Error::HttpRequestUriInvalid
+                }
+                _ => Error::HttpRequestDenied,
+            }
+        })?;
+        if self.in_flight.is_empty() {
+            let places = egress.bounds.iter().map(|bounds| Arc::new(Semaphore::new(bounds.in_flight as usize)));
+            self.in_flight = places.collect();
+        }
+        // The first of the rules that allow it, in the order of the grants.
+        let rule = target.rules.first().copied().unwrap_or(0);
+        let (Some(place), Some(bounds)) = (self.in_flight.get(rule), egress.bounds.get(rule)) else {
+            return Err(Error::HttpRequestDenied);
+        };
+        let place = Arc::clone(place).try_acquire_owned();
+        Ok(Exchange {
+            request,
+            bounds: *bounds,
+            target,
+            client: egress.clients.of(self.tenant.as_ref()),
+            denials: denials.clone(),
+            place: place.map_err(|_| Error::ConnectionLimitReached)?,
+        })
+    }
+}
+
+impl WasiHttpHooks for Outgoing {
+    /// The name that was checked is the one that is sent.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        MAX_CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        MAX_CHUNK
+    }
+
+    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Io) -> Sending {
+        match self.admit(request) {
+            Ok(exchange) => Box::new(exchange.run(options.unwrap_or_default())),
+            Err(error) => Box::new(std::future::ready(Err(error))),
+        }
+    }
+}
+
+/// A request that may be sent.
+struct Exchange {
+    request: Request<WasiBody>,
+    target: Target,
+    bounds: HttpBounds,
+    client: HttpClient,
+    denials: Denials,
+    place: OwnedSemaphorePermit,
+}
+
+impl Exchange {
+    async fn run(self, options: RequestOptions) -> Result<(Response<WasiBody>, Io), Error> {
+        let Exchange { request, target, bounds, client, denials, place } = self;
+        let (mut parts, body) = request.into_parts();
+        let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
+        let uri = uri.path_and_query(&*target.path_and_query);
+        parts.uri = uri.build().map_err(|_| Error::HttpRequestUriInvalid)?;
+        parts.headers.remove(header::HOST);
+        let asked = asked(&parts.method, &parts.uri);
+        let body = Bounded { body, left: bounds.request_bytes, limit: bounds.request_bytes };
+        let request = Request::from_parts(parts, body.boxed_unsync());
+
+        let ends = Instant::now() + bounds.timeout;
+        let head = match (options.connect_timeout, options.first_byte_timeout) {
+            (None, None) => bounds.timeout,
+            (connect, first) => bounds.timeout.min(connect.unwrap_or_default() + first.unwrap_or_default()),
+        };
+        let response = tokio::time::timeout(head, client.request(request)).await;
+        let response = response.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
+            let found = explain(&error);
+            if let Cause::Prohibited(address) = found
+                && let Err(refusal) = target.check_address(address)
+            {
+                denials.push(denial(&asked, &refusal));
+            }
+            Error::from(found)
+        })?;
+        let response = response.map(|body| {
+            let body = Inflow {
+                body,
+                left: bounds.response_bytes,
+                limit: bounds.response_bytes,
+                ends: Box::pin(tokio::time::sleep_until(ends)),
+                pause: options.between_bytes_timeout.map(|pause| (pause, Box::pin(tokio::time::sleep(pause)))),
+                _place: place,
+            };
+            body.boxed_unsync()
+        });
+        Ok((response, Box::new(std::future::ready(Ok(())))))
+    }
+}
+
+fn denial(asked: &str, refusal: &Refusal) -> Denial {
+    let allow = refusal.allow().map_or_else(|| "nothing can".to_owned(), |line| format!("`{line}`"));
+    Denial::new(asked, refusal.rule(), &allow)
+}
+
+/// A request in short. Without what may be a secret: a password before the host, and the query.
+fn asked(method: &Method, uri: &Uri) -> String {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("http {method} {}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path())
+}
+
+/// Why there is no response, as far as a guest or a person can do something about it.
+enum Cause {
+    Prohibited(IpAddr),
+    Guest(Error),
+}
+
+impl From<Cause> for Error {
+    fn from(cause: Cause) -> Error {
+        match cause {
+            Cause::Prohibited(_) => Error::DestinationIpProhibited,
+            Cause::Guest(error) => error,
+        }
+    }
+}
+
+/// The client's errors are boxes in boxes; what matters is somewhere within.
+fn explain(error: &(dyn StdError + 'static)) -> Cause {
+    let mut next = Some(error);
+    while let Some(link) = next {
+        // An io::Error passes over what it holds when it is asked for its source.
+        next = match link.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => link.source(),
+        };
+        if let Some(unreachable) = link.downcast_ref::<Unreachable>() {
+            return match unreachable {
+                Unreachable::Prohibited(address) => Cause::Prohibited(*address),
+                Unreachable::Resolve(_) | Unreachable::NoAddress => {
+                    Cause::Guest(Error::DnsError { rcode: None, info_code: None })
+                }
+                Unreachable::Connect(error) => Cause::Guest(match error.kind() {
+                    io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
+                    io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+                    _ => Error::DestinationUnavailable,
+                }),
+            };
+        }
+        if let Some(tls) = link.downcast_ref::<rustls::Error>() {
+            return Cause::Guest(match tls {
+                rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+                _ => Error::TlsProtocolError,
+            });
+        }
+        if let Some(own) = link.downcast_ref::<Error>()
+            && let Error::HttpRequestBodySize(size) = own
+        {
+            return Cause::Guest(Error::HttpRequestBodySize(*size));
+        }
+        if let Some(hyper) = link.downcast_ref::<hyper::Error>() {
+            if hyper.is_parse_too_large() {
+                return Cause::Guest(Error::HttpResponseHeaderSectionSize(None));
+            }
+            if hyper.is_incomplete_message() || hyper.is_closed() {
+                return Cause::Guest(Error::HttpResponseIncomplete);
+            }
+        }
+    }
+    Cause::Guest(Error::HttpProtocolError)
+}
+
+/// A request's body, up to its limit.
+struct Bounded {
+    body: WasiBody,
+    left: u64,
+    limit: u64,
+}
+
+impl Body for Bounded {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+        let this = &mut *self;
+        match this.left.checked_sub(size(&frame)) {
+            Some(left) => this.left = left,
+            None => return Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(this.limit))))),
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// A response's body, up to its limits. It holds its place among the requests under way.
+struct Inflow {
+    body: Incoming,
+    left: u64,
+    limit: u64,
+    ends: Pin<Box<Sleep>>,
+    /// How long the guest waits for the next piece.
+    pause: Option<(Duration, Pin<Box<Sleep>>)>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Body for Inflow {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if this.ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
+        }
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some((pause, sleep)) = &mut this.pause {
+                    sleep.as_mut().reset(Instant::now() + *pause);
+                }
+                match this.left.checked_sub(size(&frame)) {
+                    Some(left) => this.left = left,
+                    None => return Poll::Ready(Some(Err(Error::HttpResponseBodySize(Some(this.limit))))),
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(explain(&error).into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let paused = this.pause.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
+                if paused { Poll::Ready(Some(Err(Error::ConnectionReadTimeout))) } else { Poll::Pending }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// Bytes of a frame: trailers count as well.
+fn size(frame: &Frame<Bytes>) -> u64 {
+    let data = frame.data_ref().map_or(0, |data| data.len());
+    let trailers = frame
+        .trailers_ref()
+        .map_or(0, |fields| fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum());
+    (data + trailers) as u64
+}

@@ -1,0 +1,443 @@
+//! Requests that guests send: real guests of both WASI generations, real servers on loopback.
+
+use crate::support::{built, text};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use isopod::{
+    BoxFuture, CallOptions, ErrorKind, Function, Host, HostBuilder, Http, Limits, Network, Reply, Stream, ms,
+};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const GUESTS: [&str; 2] = ["http-client-p2", "http-client-p3"];
+
+#[derive(Clone, Serialize)]
+struct Request {
+    method: &'static str,
+    scheme: &'static str,
+    authority: String,
+    path: &'static str,
+    headers: Vec<(&'static str, &'static str)>,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+    copies: u32,
+}
+
+#[derive(Debug, Deserialize)]
+struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+}
+
+type Fetched = Result<Response, String>;
+
+fn get(scheme: &'static str, authority: impl ToString, path: &'static str) -> Request {
+    let authority = authority.to_string();
+    Request { method: "GET", scheme, authority, path, headers: Vec::new(), body: Vec::new(), copies: 1 }
+}
+
+async fn fetch(function: &Function, request: Request) -> Reply<Fetched> {
+    function.call::<Fetched>("fetch", (request,)).await.unwrap_or_else(|e| panic!("{e:?}"))
+}
+
+/// Whether it failed so. An error of a body is a text to guests of WASI 0.2.
+fn is(reply: &Reply<Fetched>, code: &str, text: &str) -> bool {
+    reply.value.as_ref().is_err_and(|error| error == code || error.contains(text))
+}
+
+async fn load(host: &Host, guest: &str, grants: impl IntoIterator<Item = Http>) -> Function {
+    let builder = host.function("client").component_file(built(guest)).limits(Limits::default().deadline(ms(5_000)));
+    grants.into_iter().fold(builder, |builder, grant| builder.grant(grant)).load().await.unwrap()
+}
+
+/// A server that answers each request with what it saw of it.
+struct Server {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+async fn serve(tls: Option<tokio_rustls::TlsAcceptor>) -> Server {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                match tls {
+                    None => answer(stream).await,
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            answer(stream).await;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    Server { address, connections }
+}
+
+async fn answer(stream: impl Stream) {
+    let service = hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let host = parts.headers.get("host").map_or("-", |host| host.to_str().unwrap());
+        let saw = format!("{:?} {} {} host={host} body={}", parts.version, parts.method, parts.uri, body.len());
+        let status = if parts.uri.path() == "/moved" { 302 } else { 200 };
+        let body = if parts.uri.path() == "/large" { Bytes::from(vec![b'x'; 100_000]) } else { saw.into() };
+        http::Response::builder().status(status).header("location", "http://127.0.0.1:1/").body(Full::new(body))
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Answers for names as told, one answer after the other, and writes down where it was asked to connect.
+#[derive(Clone, Default)]
+struct Names {
+    answers: Arc<Mutex<Vec<Vec<IpAddr>>>>,
+    dialled: Arc<Mutex<Vec<SocketAddr>>>,
+    /// Where connections really go, if not where they were asked to.
+    instead: Option<SocketAddr>,
+}
+
+impl Names {
+    /// The last answer is given for ever.
+    fn new<const N: usize>(answers: [&[&str]; N]) -> Names {
+        let parse = |answer: &&[&str]| answer.iter().map(|address| address.parse().unwrap()).collect();
+        Names { answers: Arc::new(Mutex::new(answers.iter().rev().map(parse).collect())), ..Names::default() }
+    }
+
+    fn host(&self, more: impl FnOnce(HostBuilder) -> HostBuilder) -> Host {
+        more(Host::builder().network(self.clone())).build().unwrap()
+    }
+}
+
+impl Network for Names {
+    fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        let mut answers = self.answers.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop() } else { answers.last().cloned() };
+        Box::pin(async move { answer.ok_or_else(|| io::Error::other("no such name")) })
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+        self.dialled.lock().unwrap().push(address);
+        Box::pin(async move {
+            let stream = TcpStream::connect(self.instead.unwrap_or(address)).await?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+}
+
+#[tokio::test]
+async fn requests_go_where_a_grant_says() {
+    let server = serve(None).await;
+    let address = server.address;
+    for guest in GUESTS {
+        let host = Host::new().unwrap();
+        let origin = format!("http://{address}");
+        let grant = Http::to(&origin).get("/v1/*").method("PURGE", "/cache");
+        let client = load(&host, guest, [grant]).await;
+        let reply = fetch(&client, get("http", address, "/v1/x?q=1")).await;
+        let response = reply.value.as_ref().unwrap();
+        let saw = format!("HTTP/1.1 GET /v1/x?q=1 host={address} body=0");
+        assert_eq!((response.status, String::from_utf8(response.body.clone()).unwrap()), (200, saw), "{guest}");
+        assert!(reply.denials().is_empty() && response.headers.iter().any(|(name, _)| name == "location"));
+        let purge = Request { method: "PURGE", body: b"all".to_vec(), ..get("http", address, "/cache") };
+        let saw = String::from_utf8(fetch(&client, purge).await.value.unwrap().body).unwrap();
+        assert_eq!(saw, format!("HTTP/1.1 PURGE /cache host={address} body=3"), "{guest}");
+
+        let before = server.connections.load(Ordering::SeqCst);
+        for (refused, why) in [
+            (get("http", address, "/v2/x"), format!("the rule for {origin} does not allow GET /v2/x")),
+            (get("https", address, "/v1/x"), format!("the rule for {origin} does not allow https")),
+            (get("http", "127.0.0.1:1", "/v1/x"), format!("the rule for {origin} does not allow port 1")),
+            (get("http", "example.com", "/v1/x"), "no rule is for example.com".to_owned()),
+            (get("http", format!("0x7f.1:{}", address.port()), "/v1/x"), "another spelling of".to_owned()),
+        ] {
+            let reply = fetch(&client, refused).await;
+            assert_eq!(reply.value.as_ref().unwrap_err(), "HttpRequestDenied", "{guest}");
+            let explained = reply.denials()[0].explain();
+            assert!(reply.denials().len() == 1 && explained.contains(&why), "{guest}: {explained}");
+        }
+        assert_eq!(server.connections.load(Ordering::SeqCst), before, "a refused request went out");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_would_allow_it() {
+    let client = load(&Host::new().unwrap(), GUESTS[0], [Http::to("https://api.example.com").get("/v1/*")]).await;
+    let reply = fetch(&client, get("https", "api.example.com", "/v2/items")).await;
+    assert_eq!(
+        reply.denials()[0].explain(),
+        "http GET https://api.example.com/v2/items was denied: the rule for https://api.example.com does not allow \
+         GET /v2/items; to allow it: `.grant(Http::to(\"https://api.example.com\").get(\"/v2/items\"))`"
+    );
+}
+
+#[tokio::test]
+async fn without_a_grant_it_does_not_load() {
+    for guest in GUESTS {
+        let error = Host::new().unwrap().function("client").component_file(built(guest)).load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UngrantedImport);
+        assert!(error.to_string().contains("Http::to("), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn grants_that_cannot_be_kept_are_refused() {
+    let wrong = [
+        Http::to("ftp://example.com"),
+        Http::to("https://user:hunter2@example.com"),
+        Http::to("https://127.1"),
+        Http::to("https://*.com"),
+        Http::to("https://example.com").get("v1"),
+        Http::to("https://example.com").method("BAD METHOD", "/"),
+        Http::to("https://example.com").network("10.0.0.0/40"),
+        Http::to("https://example.com").in_flight(0),
+        Http::to("https://example.com").timeout(ms(0)),
+    ];
+    for grant in wrong {
+        let shown = format!("{grant:?}");
+        let builder = Host::new().unwrap().function("client").component_file(built(GUESTS[0])).grant(grant);
+        let error = builder.load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misuse, "{shown}");
+        assert!(!text(&error).contains("hunter2") && !shown.contains("hunter2"), "{error:?} {shown}");
+    }
+}
+
+/// What a name resolves to is decided after the grant, and before the connection.
+#[tokio::test]
+async fn names_lead_only_to_public_addresses() {
+    for guest in GUESTS {
+        for (answer, class) in [
+            (&["127.0.0.1"][..], "loopback"),
+            (&["93.184.216.34", "10.0.0.1"], "private"),
+            (&["169.254.169.254"], "cloud metadata"),
+            (&["::ffff:93.184.216.34"], "IPv4-mapped"),
+        ] {
+            let names = Names::new([answer]);
+            let client = load(&names.host(|host| host), guest, [Http::to("http://api.test")]).await;
+            let reply = fetch(&client, get("http", "api.test", "/")).await;
+            assert_eq!(reply.value.as_ref().unwrap_err(), "DestinationIpProhibited", "{guest} {class}");
+            let explained = reply.denials()[0].explain();
+            assert!(explained.contains(class) && explained.contains(".network("), "{explained}");
+            assert!(names.dialled.lock().unwrap().is_empty(), "{guest}: a connection was made");
+        }
+    }
+}
+
+/// The answer that was checked is the one that is dialled; another answer later is checked again.
+#[tokio::test]
+async fn a_name_that_moves_is_not_followed() {
+    let server = serve(None).await;
+    for guest in GUESTS {
+        let mut names = Names::new([&["93.184.216.34"], &["127.0.0.1"]]);
+        names.instead = Some(server.address);
+        let client = load(&names.host(|host| host), guest, [Http::to("http://api.test")]).await;
+        assert_eq!(fetch(&client, get("http", "api.test", "/")).await.value.unwrap().status, 200);
+        assert_eq!(*names.dialled.lock().unwrap(), ["93.184.216.34:80".parse().unwrap()], "{guest}");
+        // Another tenant has no connection to use again.
+        let reply = fetch(&client.tenant("other"), get("http", "api.test", "/")).await;
+        assert_eq!(reply.value.as_ref().unwrap_err(), "DestinationIpProhibited", "{guest}");
+        assert_eq!(names.dialled.lock().unwrap().len(), 1, "{guest}");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_kept_for_each_tenant_apart() {
+    let server = serve(None).await;
+    let client = load(&Host::new().unwrap(), GUESTS[0], [Http::to(format!("http://{}", server.address))]).await;
+    for (tenant, connections) in [("a", 1), ("a", 1), ("b", 2), ("a", 2), ("b", 2)] {
+        assert_eq!(fetch(&client.tenant(tenant), get("http", server.address, "/")).await.value.unwrap().status, 200);
+        assert_eq!(server.connections.load(Ordering::SeqCst), connections, "{tenant}");
+    }
+}
+
+/// A redirect is an answer like others.
+#[tokio::test]
+async fn redirects_are_the_guests() {
+    let server = serve(None).await;
+    for guest in GUESTS {
+        let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{}", server.address))]).await;
+        let reply = fetch(&client, get("http", server.address, "/moved")).await;
+        assert_eq!(reply.value.unwrap().status, 302, "{guest}");
+    }
+}
+
+/// A server with a certificate for `api.test` of an authority of its own; and that authority.
+async fn serve_tls() -> (Server, Vec<u8>) {
+    let mut authority = rcgen::CertificateParams::new([]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let root = authority.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["api.test".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (serve(Some(Arc::new(config).into())).await, root.der().to_vec())
+}
+
+#[tokio::test]
+async fn tls_checks_the_name_that_was_asked_for() {
+    let (server, root) = serve_tls().await;
+    for guest in GUESTS {
+        let mut names = Names::new([&["93.184.216.34"]]);
+        names.instead = Some(server.address);
+        let grants = || [Http::to("https://api.test"), Http::to("https://other.test")];
+        let trusting = load(&names.host(|host| host.tls_root(root.clone())), guest, grants()).await;
+        let response = fetch(&trusting, get("https", "API.test", "/")).await.value.unwrap();
+        let saw = String::from_utf8(response.body).unwrap();
+        assert!(saw.starts_with("HTTP/2.0 GET https://api.test/ "), "{guest}: {saw}");
+        let other = fetch(&trusting, get("https", "other.test", "/")).await;
+        assert_eq!(other.value.unwrap_err(), "TlsCertificateError", "{guest}");
+        let wary = load(&names.host(|host| host), guest, grants()).await;
+        assert_eq!(fetch(&wary, get("https", "api.test", "/")).await.value.unwrap_err(), "TlsCertificateError");
+    }
+    let error = Host::builder().tls_root(b"no certificate".to_vec()).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse, "{error}");
+}
+
+#[tokio::test]
+async fn bodies_and_requests_under_way_are_bounded() {
+    let server = serve(None).await;
+    let origin = format!("http://{}", server.address);
+    for guest in GUESTS {
+        let grant = Http::to(&origin).request_bytes(1_000).response_bytes(10_000);
+        let client = load(&Host::new().unwrap(), guest, [grant]).await;
+        let large = fetch(&client, get("http", server.address, "/large")).await;
+        assert!(is(&large, "HttpResponseBodySize", "response body size"), "{guest}: {:?}", large.value);
+        let send = |bytes| Request { method: "POST", body: vec![0; bytes], ..get("http", server.address, "/") };
+        assert!(fetch(&client, send(1_000)).await.value.is_ok(), "{guest}");
+        assert_eq!(fetch(&client, send(1_001)).await.value.unwrap_err(), "HttpRequestBodySize", "{guest}");
+    }
+    let client = load(&Host::new().unwrap(), GUESTS[0], [Http::to(&origin).in_flight(2)]).await;
+    let copies = |copies| Request { copies, ..get("http", server.address, "/") };
+    assert!(fetch(&client, copies(2)).await.value.is_ok());
+    assert_eq!(fetch(&client, copies(3)).await.value.unwrap_err(), "ConnectionLimitReached");
+}
+
+/// A server that does as it is told with each connection, and then waits for the client to hang up.
+async fn raw(say: impl Fn(u32) -> Vec<u8> + Send + 'static) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hung_up = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        for turn in 0.. {
+            let said = say(turn);
+            if said.is_empty() {
+                break;
+            }
+            if stream.write_all(&said).await.is_err() {
+                return;
+            }
+        }
+        while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
+    });
+    (address, hung_up)
+}
+
+/// Servers that hang, drip, hang up or never come to the point.
+#[tokio::test]
+async fn servers_that_misbehave_hold_nobody() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+    for guest in GUESTS {
+        // Nothing more comes: the grant's time ends the request, the call's deadline the call.
+        for head in ["", HEAD] {
+            let (address, hung_up) = raw(move |turn| if turn == 0 { head.into() } else { Vec::new() }).await;
+            let client =
+                load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}")).timeout(ms(50))]).await;
+            let reply = fetch(&client, get("http", address, "/")).await;
+            assert!(is(&reply, "HttpResponseTimeout", "response timeout"), "{guest} {head}: {:?}", reply.value);
+            hung_up.await.unwrap();
+
+            let (address, hung_up) = raw(move |turn| if turn == 0 { head.into() } else { Vec::new() }).await;
+            let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}"))]).await;
+            let call = client.deadline(ms(50));
+            let error = call.call::<Fetched>("fetch", (get("http", address, "/"),)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{guest}: {error:?}");
+            assert!(error.usage().wall < ms(450), "{}", error.usage());
+            hung_up.await.unwrap();
+        }
+        // A head without end.
+        let endless = |turn| {
+            if turn == 0 {
+                b"HTTP/1.1 200 OK\r\n".to_vec()
+            } else {
+                format!("x{turn}: {}\r\n", "y".repeat(1_000)).into()
+            }
+        };
+        let (address, hung_up) = raw(endless).await;
+        let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}"))]).await;
+        let reply = fetch(&client, get("http", address, "/")).await;
+        assert_eq!(reply.value.as_ref().unwrap_err(), "HttpResponseHeaderSectionSize", "{guest}");
+        hung_up.await.unwrap();
+        // Something that is no http, or half of it.
+        for said in ["SSH-2.0-OpenSSH\r\n", "HTTP/1.1 200 OK\r\n"] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                stream.write_all(said.as_bytes()).await.unwrap();
+            });
+            let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}"))]).await;
+            let error = fetch(&client, get("http", address, "/")).await.value.unwrap_err();
+            assert!(["HttpProtocolError", "HttpResponseIncomplete"].contains(&&*error), "{guest} {said}: {error}");
+        }
+        // Nobody is there.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+        let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}"))]).await;
+        assert_eq!(fetch(&client, get("http", address, "/")).await.value.unwrap_err(), "ConnectionRefused", "{guest}");
+    }
+}
+
+/// The name on the wire is the one that was checked, and nothing of the guest's makes another of it.
+#[tokio::test]
+async fn the_wire_says_what_was_checked() {
+    for guest in GUESTS {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut names = Names::new([&["93.184.216.34"]]);
+        names.instead = listener.local_addr().ok();
+        let client = load(&names.host(|host| host), guest, [Http::to("http://api.test")]).await;
+        let seen = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&request[..read]).to_lowercase()
+        });
+        let headers = vec![("x-own", "1")];
+        let reply = fetch(&client, Request { headers, ..get("http", "API.Test.", "/p?q") }).await;
+        assert_eq!(reply.value.unwrap().status, 204, "{guest}");
+        let seen = seen.await.unwrap();
+        assert!(seen.starts_with("get /p?q http/1.1\r\n") && seen.contains("x-own: 1\r\n"), "{guest}: {seen}");
+        assert_eq!(seen.matches("host:").count(), 1, "{guest}: {seen}");
+        assert!(seen.contains("\r\nhost: api.test\r\n"), "{guest}: {seen}");
+        // A Host of the guest's own, or a line break, is no header that it can make.
+        for header in [("host", "evil.test"), ("x", "a\r\nhost: evil.test")] {
+            let refused = fetch(&client, Request { headers: vec![header], ..get("http", "api.test", "/") }).await;
+            assert!(refused.value.is_err(), "{guest} {header:?}");
+        }
+    }
+}
