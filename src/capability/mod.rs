@@ -23,7 +23,7 @@ use http::{Egress, Wires};
 use std::sync::Arc;
 use wasmtime::component::Linker;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiView};
-use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
+use wasmtime_wasi_http::WasiHttpView;
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
 /// [`Env`], [`Args`], [`Http`].
@@ -144,7 +144,8 @@ pub(crate) fn link<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchron
     clocks::link(linker, asynchronous)?;
     random::link(linker, asynchronous)?;
     cli::link(linker, asynchronous)?;
-    link_powerless(linker, asynchronous)
+    link_filesystem(linker, asynchronous)?;
+    http::types::link(linker, asynchronous)
 }
 
 /// `wasi:io`: streams and polling over what other interfaces hand out.
@@ -159,83 +160,15 @@ fn link_io<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     io::streams::add_to_linker::<T, Table>(linker, |t| t.ctx().table)
 }
 
-/// A filesystem in which nothing is open, and http's types without a way out.
-fn link_powerless<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+/// A filesystem in which nothing is open.
+fn link_filesystem<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
     use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
     use wasmtime_wasi::p2::bindings::filesystem;
     filesystem::types::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
     filesystem::preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
-    wasmtime_wasi_http::p2::bindings::http::types::add_to_linker::<T, WasiHttp>(linker, &Default::default(), T::http)?;
     if asynchronous {
         wasmtime_wasi::p3::filesystem::add_to_linker(linker)?;
-        wasmtime_wasi_http::p3::bindings::http::types::add_to_linker::<T, WasiHttp>(linker, T::http)?;
     }
-    link_short_texts(linker, asynchronous)
-}
-
-/// Bytes of a request's method. The longest one registered has 16.
-const MAX_METHOD: usize = 64;
-/// Bytes of a request's authority. The longest name that DNS has takes 253, its port six.
-const MAX_AUTHORITY: usize = 1024;
-
-/// The method and the authority of a request are the texts of http's types without a bound: a guest could keep as many
-/// bytes in the host as it may pass at once, in each of its requests. Replaces their setters.
-fn link_short_texts<T: WasiHttpView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
-    use wasmtime::StoreContextMut;
-    use wasmtime::component::Resource;
-    use wasmtime_wasi_http::{p2, p3};
-    let is_long = |authority: &Option<String>| authority.as_ref().is_some_and(|text| text.len() > MAX_AUTHORITY);
-    linker.allow_shadowing(true);
-    {
-        use p2::bindings::http::types::{HostOutgoingRequest, Method};
-        type Request = Resource<p2::types::HostOutgoingRequest>;
-        let mut types = linker.instance(&linked_name("wasi:http/types@0.2.0"))?;
-        types.func_wrap(
-            "[method]outgoing-request.set-method",
-            |mut store: StoreContextMut<'_, T>, (request, method): (Request, Method)| {
-                let mut view = store.data_mut().http();
-                if matches!(&method, Method::Other(name) if name.len() > MAX_METHOD) {
-                    return Ok((Err(()),));
-                }
-                Ok((HostOutgoingRequest::set_method(&mut view, request, method)?,))
-            },
-        )?;
-        types.func_wrap(
-            "[method]outgoing-request.set-authority",
-            move |mut store: StoreContextMut<'_, T>, (request, authority): (Request, Option<String>)| {
-                let mut view = store.data_mut().http();
-                if is_long(&authority) {
-                    return Ok((Err(()),));
-                }
-                Ok((HostOutgoingRequest::set_authority(&mut view, request, authority)?,))
-            },
-        )?;
-    }
-    if asynchronous {
-        use p3::bindings::http::types::{HostRequest, Method};
-        let mut types = linker.instance(&linked_name("wasi:http/types@0.3.0"))?;
-        types.func_wrap(
-            "[method]request.set-method",
-            |mut store: StoreContextMut<'_, T>, (request, method): (Resource<p3::Request>, Method)| {
-                let mut view = store.data_mut().http();
-                if matches!(&method, Method::Other(name) if name.len() > MAX_METHOD) {
-                    return Ok((Err(()),));
-                }
-                Ok((HostRequest::set_method(&mut view, request, method)?,))
-            },
-        )?;
-        types.func_wrap(
-            "[method]request.set-authority",
-            move |mut store: StoreContextMut<'_, T>, (request, authority): (Resource<p3::Request>, Option<String>)| {
-                let mut view = store.data_mut().http();
-                if is_long(&authority) {
-                    return Ok((Err(()),));
-                }
-                Ok((HostRequest::set_authority(&mut view, request, authority)?,))
-            },
-        )?;
-    }
-    linker.allow_shadowing(false);
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 mod connect;
 mod egress;
 mod send;
+pub(super) mod types;
 
 pub use connect::{BoxFuture, Network, Stream};
 pub(crate) use send::Outgoing;
