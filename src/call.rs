@@ -73,7 +73,7 @@ pub(crate) async fn run<R>(
         Ok(seat) => call.seat = Some(seat),
         Err(error) => return call.settle(End::Refused(error)),
     }
-    let lease = call.lease.insert(function.blueprint.lease(options.tenant.clone(), invocation, &host.clock, deadline));
+    let lease = call.lease.insert(function.blueprint.lease(options.tenant.clone(), invocation, deadline));
     let end = {
         let work = pin!(Some(async move {
             lease.start(&function.blueprint).await?;

@@ -3,10 +3,14 @@
 //! What can be wrong about a function is found while it is loaded; a call fails only for reasons of that call.
 
 use crate::call::{self, CallOptions, Line, Options, Pace};
-use crate::capability::{Bound, Grant};
+use crate::capability::{Binding, Bound, Grant};
+use crate::context::Context;
 use crate::engine::export::{self, Export, Session};
+use crate::engine::import::Closure;
+use crate::engine::linker::Given;
 use crate::engine::pool::{Blueprint, Lease, MakeImports};
 use crate::engine::precheck::{self, Bounds, Refusal};
+use crate::engine::state::State;
 use crate::engine::value::Handles;
 use crate::engine::{self, Flavour, linker};
 use crate::error::{Error, ErrorKind, Result};
@@ -189,7 +193,8 @@ pub struct FunctionBuilder<U = ()> {
     limits: Limits,
     grants: Vec<Grant>,
     deny_at_call: bool,
-    imports: Option<Arc<dyn Fn() -> U + Send + Sync>>,
+    closures: Vec<Closure>,
+    imports: Option<Arc<dyn Fn(&mut State) -> U + Send + Sync>>,
 }
 
 enum Source {
@@ -208,6 +213,7 @@ impl FunctionBuilder {
             limits: Limits::default(),
             grants: Vec::new(),
             deny_at_call: false,
+            closures: Vec::new(),
             imports: None,
         }
     }
@@ -215,11 +221,18 @@ impl FunctionBuilder {
     /// Host functions for the component's own imports: a value that implements the traits which `world!` made of
     /// them. Each call gets a clone; put what is to be shared into an `Arc`.
     pub fn imports<V: Clone + Send + Sync + 'static>(self, imports: V) -> FunctionBuilder<V> {
-        self.imports_with(move || imports.clone())
+        self.making(move |_| imports.clone())
     }
 
-    /// Host functions made anew for each call.
-    pub fn imports_with<V: Send + 'static>(self, make: impl Fn() -> V + Send + Sync + 'static) -> FunctionBuilder<V> {
+    /// Host functions made anew for each call, which `make` is told about.
+    pub fn imports_with<V: Send + 'static>(
+        self,
+        make: impl Fn(Context) -> V + Send + Sync + 'static,
+    ) -> FunctionBuilder<V> {
+        self.making(move |state| make(state.context()))
+    }
+
+    fn making<V>(self, make: impl Fn(&mut State) -> V + Send + Sync + 'static) -> FunctionBuilder<V> {
         FunctionBuilder {
             host: self.host,
             name: self.name,
@@ -228,6 +241,7 @@ impl FunctionBuilder {
             limits: self.limits,
             grants: self.grants,
             deny_at_call: self.deny_at_call,
+            closures: self.closures,
             imports: Some(Arc::new(make)),
         }
     }
@@ -295,6 +309,43 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// [`ErrorKind::Denied`]. For components whose toolchain imports interfaces that they never call.
     pub fn deny_at_call(mut self) -> Self {
         self.deny_at_call = true;
+        self
+    }
+
+    /// One host function for an import of the component, by name and with serde values: what it is called with is any
+    /// type that serde can read, a tuple by position or a struct by the names of the parameters, and what it gives is
+    /// any type that serde can write; a WIT `result` is serde's own `Result`. `interface` is `ns:pkg/interface`, with
+    /// its version or without, and empty for a function that is imported by itself.
+    ///
+    /// It runs as part of the call, under its limits and its deadline; a panic in it ends the call as
+    /// [`ErrorKind::HostPanic`], and values that do not fit the import's types as [`ErrorKind::Misuse`]. An interface
+    /// with resources needs [`world!`](crate::world).
+    ///
+    /// ```
+    /// # async fn run(host: isopod::Host) -> isopod::Result<()> {
+    /// let function = host
+    ///     .function("report")
+    ///     .component_file("report.wasm")
+    ///     .import("acme:db/query", "get", async |context, (key,): (String,)| -> Option<String> {
+    ///         println!("{} asks for {key}", context.function());
+    ///         None
+    ///     })
+    ///     .load()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn import<A, R, Fut>(
+        mut self,
+        interface: &str,
+        function: &str,
+        call: impl Fn(Context, A) -> Fut + Send + Sync + 'static,
+    ) -> Self
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        Fut: Future<Output = R> + Send + 'static,
+    {
+        self.closures.push(Closure::new(interface, function, call));
         self
     }
 
@@ -366,8 +417,18 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let engine = host.engines.get(flavour, &host.ticker)?;
         let component = engine::compile(&engine, &bytes, &limits)?;
         let imported = linker::imports(&component, &engine);
-        let bound = Bound::bind(&self.grants, &imported, limits.random, &host.wires)?;
-        let linker = linker::wire(&engine, &component, &bound, provided, link, self.deny_at_call)?;
+        let bound = Bound::bind(
+            &self.grants,
+            Binding {
+                function: &self.name,
+                imports: &imported,
+                max_random: limits.random,
+                clock: &host.clock,
+                wires: &host.wires,
+            },
+        )?;
+        let given = Given { provided, link, closures: self.closures };
+        let linker = linker::wire(&engine, &component, &bound, given, self.deny_at_call)?;
         let pre = linker.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?;
         let exports = export::list(&component, &engine);
         let names = component.component_type();
@@ -379,7 +440,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             );
             return Err(Error::new(ErrorKind::WrongExport, text));
         }
-        let imports = self.imports.map(|make| -> MakeImports { Box::new(move || Box::new(make())) });
+        let imports = self.imports.map(|make| -> MakeImports { Box::new(move |state| Box::new(make(state))) });
         let seats = Semaphore::new(limits.concurrency as usize);
         let blueprint = Blueprint { engine, pre, limits, bound: Arc::new(bound), imports };
         Ok(Inner {

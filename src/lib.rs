@@ -19,6 +19,7 @@ mod denial;
 mod resource;
 mod blocking;
 mod clock;
+mod context;
 
 mod capability;
 mod engine;
@@ -32,6 +33,7 @@ pub use call::{CallOptions, Options};
 pub use capability::http::{BoxFuture, Http, Network, Stream};
 pub use capability::{Args, Clocks, Env, Grant, Random, Stdin};
 pub use command::Command;
+pub use context::Context;
 pub use denial::Denial;
 pub use engine::export::{Export, Session};
 pub use engine::value::Handle;

@@ -18,6 +18,7 @@ pub use clocks::Clocks;
 use http::Http;
 pub use random::Random;
 
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use http::{Egress, Wires};
 use std::sync::Arc;
@@ -62,8 +63,10 @@ macro_rules! grant {
 grant!(Clocks, Random, Stdin, Env, Args, Http);
 
 /// A function's grants in the form its calls use.
-#[derive(Default)]
 pub(crate) struct Bound {
+    /// The name of the function.
+    pub function: Arc<str>,
+    pub clock: Clock,
     pub clocks: Clocks,
     pub random: Random,
     pub stdin: Stdin,
@@ -73,15 +76,34 @@ pub(crate) struct Bound {
     pub egress: Option<Arc<Egress>>,
 }
 
+/// What grants are bound to.
+pub(crate) struct Binding<'a> {
+    pub function: &'a Arc<str>,
+    pub imports: &'a [String],
+    pub max_random: u64,
+    pub clock: &'a Clock,
+    pub wires: &'a Wires,
+}
+
 impl Bound {
     /// Checks the grants against what the component imports, and reads what they refer to.
-    pub(crate) fn bind(grants: &[Grant], imports: &[String], max_random: u64, wires: &Wires) -> Result<Bound> {
-        let mut bound = Bound { max_random, ..Bound::default() };
+    pub(crate) fn bind(grants: &[Grant], to: Binding<'_>) -> Result<Bound> {
+        let mut bound = Bound {
+            function: Arc::clone(to.function),
+            clock: to.clock.clone(),
+            clocks: Clocks::default(),
+            random: Random::default(),
+            stdin: Stdin::default(),
+            env: Vec::new(),
+            args: Vec::new(),
+            max_random: to.max_random,
+            egress: None,
+        };
         let mut once: Vec<&str> = Vec::new();
         let mut origins = Vec::new();
         for Grant(kind) in grants {
             let (name, interfaces) = kind.serves();
-            if !imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
+            if !to.imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
                 return Err(Error::new(
                     ErrorKind::Misuse,
                     format!(
@@ -109,7 +131,7 @@ impl Bound {
             }
         }
         if !origins.is_empty() {
-            bound.egress = Some(Arc::new(Egress::bind(&origins, wires)?));
+            bound.egress = Some(Arc::new(Egress::bind(&origins, to.wires)?));
         }
         Ok(bound)
     }
@@ -255,7 +277,7 @@ pub(crate) fn how_to_grant(import: &str) -> String {
         return "isopod does not provide this interface; rebuild the component for WASI 0.2 or 0.3".into();
     }
     let kind = if import.contains('/') { "interface" } else { "function" };
-    format!("`.imports(..)` with a type that implements this {kind} (see `world!`)")
+    format!("`.import(..)`, or `.imports(..)` with a type that implements this {kind} (see `world!`)")
 }
 
 #[cfg(test)]
@@ -283,7 +305,9 @@ mod tests {
     #[test]
     fn grants_without_effect_are_refused() {
         let imports = ["wasi:cli/environment@0.2.6".to_owned()];
-        let bind = |grants: &[Grant]| Bound::bind(grants, &imports, 1, &Wires::new(None, Vec::new()).unwrap());
+        let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
+        let to = || Binding { function: &function, imports: &imports, max_random: 1, clock: &clock, wires: &wires };
+        let bind = |grants: &[Grant]| Bound::bind(grants, to());
         assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);
         let refused = |grants: &[Grant]| bind(grants).err().unwrap().to_string();
         assert!(refused(&[Clocks::fine().into()]).contains("the grant Clocks has no effect"));

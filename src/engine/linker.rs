@@ -1,6 +1,7 @@
 //! Wires one function: compares what it imports with what it was granted, and links both.
 
 use super::Engine;
+use super::import::Closure;
 use super::state::State;
 use crate::capability::{self, Bound};
 use crate::denial::Denial;
@@ -13,33 +14,43 @@ pub(crate) fn imports(component: &Component, engine: &Engine) -> Vec<String> {
     component.component_type().imports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect()
 }
 
+/// What the embedder brings for a component's imports.
+pub(crate) struct Given<'a, L> {
+    /// Names of what `link` brings.
+    pub provided: &'a [&'a str],
+    pub link: L,
+    pub closures: Vec<Closure>,
+}
+
 /// A linker for the component: the standard interfaces, then the embedder's, then denials if those were asked for.
-///
-/// `provided` names what `link` brings.
-pub(crate) fn wire(
+pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     engine: &Engine,
     component: &Component,
     bound: &Bound,
-    provided: &[&str],
-    link: impl FnOnce(&mut Linker<State>) -> wasmtime::Result<()>,
+    given: Given<'_, L>,
     deny_at_call: bool,
 ) -> Result<Linker<State>> {
-    let missing: Vec<(String, ComponentItem)> = component
-        .component_type()
-        .imports(&engine.wasmtime)
-        .filter(|(name, _)| {
-            !capability::is_linked(name)
-                && !bound.provides(name)
-                && !provided.iter().any(|known| same_track(known, name))
-        })
-        .map(|(name, import)| (name.to_owned(), import.ty))
-        .collect();
-    if !deny_at_call && !missing.is_empty() {
-        return Err(ungranted(missing.iter().map(|(name, _)| name.as_str())));
+    let ty = component.component_type();
+    let others = ty.imports(&engine.wasmtime).filter(|(name, _)| {
+        let provided = given.provided.iter().any(|known| same_track(known, name));
+        !provided && !capability::is_linked(name) && !bound.provides(name)
+    });
+    let (mut missing, mut closed) = (Vec::new(), Vec::new());
+    for (name, import) in others {
+        match Closed::find(engine, name, import.ty, &given.closures)? {
+            Ok(found) => closed.push(found),
+            Err(item) => missing.push((name.to_owned(), item)),
+        }
+    }
+    used(&given.closures, &closed)?;
+    let members = closed.iter().flat_map(|closed| closed.missing.iter().map(|(member, _)| closed.full_name(member)));
+    let names: Vec<String> = missing.iter().map(|(name, _)| name.clone()).chain(members).collect();
+    if !deny_at_call && !names.is_empty() {
+        return Err(ungranted(names.iter().map(String::as_str)));
     }
     let mut linker = engine.linker.clone();
     bound.link(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
-    link(&mut linker).map_err(|e| wrong_import(&e))?;
+    (given.link)(&mut linker).map_err(|e| wrong_import(&e))?;
     if missing.iter().any(|(name, _)| capability::is_denied_standard(name)) {
         linker.allow_shadowing(true);
         capability::link_types_of_denied(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
@@ -47,7 +58,91 @@ pub(crate) fn wire(
     for (name, item) in &missing {
         deny(&mut linker, engine, name, item).map_err(|e| wrong_import(&e))?;
     }
+    for closed in closed {
+        closed.link(&mut linker).map_err(|e| wrong_import(&e))?;
+    }
     Ok(linker)
+}
+
+/// An import for which there are closures: an interface, or a function by itself.
+struct Closed<'a> {
+    interface: Option<String>,
+    found: Vec<(&'a Closure, ComponentFunc)>,
+    /// Functions of the interface without one.
+    missing: Vec<(String, ComponentItem)>,
+}
+
+impl<'a> Closed<'a> {
+    /// Gives the item back if there is no closure for it.
+    fn find(
+        engine: &Engine,
+        name: &str,
+        item: ComponentItem,
+        closures: &'a [Closure],
+    ) -> Result<std::result::Result<Closed<'a>, ComponentItem>> {
+        let find =
+            |interface: &str, function: &str| closures.iter().find(|closure| closure.is_for(interface, function));
+        let interface = match &item {
+            ComponentItem::ComponentInstance(interface) => interface,
+            ComponentItem::ComponentFunc(ty) => {
+                let found = find("", name).map(|closure| (closure, ty.clone()));
+                return Ok(found.map_or(Err(item), |found| {
+                    Ok(Closed { interface: None, found: vec![found], missing: Vec::new() })
+                }));
+            }
+            _ => return Ok(Err(item)),
+        };
+        let mut closed = Closed { interface: Some(name.to_owned()), found: Vec::new(), missing: Vec::new() };
+        let mut resources = false;
+        for (member, item) in interface.exports(&engine.wasmtime) {
+            match &item.ty {
+                ComponentItem::ComponentFunc(ty) => match find(name, member) {
+                    Some(closure) => closed.found.push((closure, ty.clone())),
+                    None => closed.missing.push((member.to_owned(), item.ty)),
+                },
+                ComponentItem::Resource(_) => resources = true,
+                _ => {}
+            }
+        }
+        match closed.found.first() {
+            None => Ok(Err(item)),
+            Some((closure, _)) if resources => Err(Error::new(
+                ErrorKind::Misuse,
+                format!("`.import(..)` cannot be for \"{closure}\", as its interface has resources; see `world!`"),
+            )),
+            Some(_) => Ok(Ok(closed)),
+        }
+    }
+
+    fn full_name(&self, member: &str) -> String {
+        self.interface.as_ref().map_or_else(|| member.to_owned(), |interface| format!("{interface}#{member}"))
+    }
+
+    fn link(&self, linker: &mut Linker<State>) -> wasmtime::Result<()> {
+        let mut inside = match &self.interface {
+            Some(interface) => linker.instance(interface)?,
+            None => linker.root(),
+        };
+        self.found.iter().try_for_each(|(closure, ty)| closure.link(&mut inside, ty))?;
+        let interface = self.interface.as_deref();
+        self.missing.iter().try_for_each(|(member, item)| deny_member(&mut inside, interface, member, item))
+    }
+}
+
+/// Each closure must be for an import, and for one only once.
+fn used(closures: &[Closure], closed: &[Closed<'_>]) -> Result<()> {
+    let is_used = |closure: &&Closure| {
+        closed.iter().flat_map(|closed| &closed.found).any(|(used, _)| std::ptr::eq(*used, *closure))
+    };
+    match closures.iter().find(|closure| !is_used(closure)) {
+        None => Ok(()),
+        Some(unused) => Err(Error::new(
+            ErrorKind::Misuse,
+            format!(
+                "`.import(..)` for \"{unused}\" has no effect: the component imports no such function, or has it from elsewhere; remove it"
+            ),
+        )),
+    }
 }
 
 /// Imports that are told apart in an error. Real components have some tens; a hostile one has as many as it likes.

@@ -7,7 +7,7 @@ use super::Engine;
 use super::state::State;
 use crate::capability::Bound;
 use crate::capability::cli::Invocation;
-use crate::clock::{Clock, Nanos};
+use crate::clock::Nanos;
 use crate::limits::Resolved;
 use std::any::Any;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{CallHook, Store, UpdateDeadline};
 
 /// Makes the embedder's imports for one call.
-pub(crate) type MakeImports = Box<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
+pub(crate) type MakeImports = Box<dyn Fn(&mut State) -> Box<dyn Any + Send> + Send + Sync>;
 
 /// All that a store of one function is made from; settled when the function is loaded.
 pub(crate) struct Blueprint {
@@ -45,11 +45,10 @@ impl Blueprint {
         &self,
         tenant: Option<Arc<str>>,
         invocation: Option<Box<Invocation>>,
-        clock: &Clock,
         deadline: Nanos,
     ) -> Lease {
         let limits = &self.limits;
-        let mut state = State::new(limits, Arc::clone(&self.bound), tenant);
+        let mut state = State::new(limits, Arc::clone(&self.bound), tenant, deadline);
         state.invocation = invocation;
         let mut store = Store::new(&self.engine.wasmtime, state);
         store.limiter(|state| &mut state.budget);
@@ -60,7 +59,7 @@ impl Blueprint {
                 // Neither fails on an engine that counts fuel, which is where a function with a fuel limit runs.
                 let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(self.fuel_interval())));
                 // A host call costs no fuel: thousands of long ones fit between two yields.
-                let clock = clock.clone();
+                let clock = self.bound.clock.clone();
                 store.call_hook(move |store, hook| {
                     if matches!(hook, CallHook::ReturningFromHost)
                         && (store.data().stop.is_some() || clock.now() >= deadline)
@@ -91,7 +90,8 @@ impl Lease {
     /// Starts the guest: its start functions and `realloc` run here, under the call's limits.
     pub(crate) async fn start(&mut self, blueprint: &Blueprint) -> wasmtime::Result<()> {
         if let Some(make) = &blueprint.imports {
-            self.store.data_mut().imports = Some(make());
+            let imports = make(self.store.data_mut());
+            self.store.data_mut().imports = Some(imports);
         }
         self.instance = Some(blueprint.pre.instantiate_async(&mut self.store).await?);
         Ok(())

@@ -4,6 +4,8 @@ use super::budget::Budget;
 use crate::capability::Bound;
 use crate::capability::cli::{Capture, Invocation};
 use crate::capability::http::Outgoing;
+use crate::clock::Nanos;
+use crate::context::Context;
 use crate::denial::{Denial, MAX_DENIALS};
 use crate::error::Limit;
 use crate::limits::Resolved;
@@ -30,7 +32,10 @@ pub struct State {
     pub(crate) stop: Option<Stop>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) bound: Arc<Bound>,
-    pub(crate) tenant: Option<Arc<str>>,
+    tenant: Option<Arc<str>>,
+    deadline: Nanos,
+    /// Drawn when somebody asks.
+    call_id: Option<u64>,
     pub(crate) invocation: Option<Box<Invocation>>,
     /// Bytes of an http exchange, which pass while the guest runs.
     pub(crate) flow: Option<Arc<Flow>>,
@@ -63,7 +68,7 @@ struct Wasi {
 }
 
 impl State {
-    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, tenant: Option<Arc<str>>) -> State {
+    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, tenant: Option<Arc<str>>, deadline: Nanos) -> State {
         State {
             budget: Budget::new(limits.memory),
             host_calls: 0,
@@ -76,11 +81,20 @@ impl State {
             denials: Vec::new(),
             bound,
             tenant,
+            deadline,
+            call_id: None,
             invocation: None,
             flow: None,
             wasi: None,
             imports: None,
         }
+    }
+
+    /// What a host function is told.
+    pub(crate) fn context(&mut self) -> Context {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let call_id = *self.call_id.get_or_insert_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+        Context::new(Arc::clone(&self.bound), self.tenant.clone(), call_id, self.deadline)
     }
 
     /// Counts one call of the guest into the host. Every host function comes by here, as it fetches its view.

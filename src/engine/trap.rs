@@ -1,5 +1,6 @@
 //! Turns whatever wasmtime reports into an [`Error`]: the one place that knows its traps and its messages.
 
+use super::import::Unfit;
 use super::linker::Refused;
 use super::state::{State, Stop};
 use crate::error::{Error, ErrorKind, Limit, head};
@@ -79,6 +80,9 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
             ErrorKind::Exited,
             format!("the guest ended itself with exit status {code} before it gave a value; see its output"),
         );
+    }
+    if let Some(unfit) = error.downcast_ref::<Unfit>() {
+        return Error::new(ErrorKind::Misuse, unfit.to_string());
     }
     if error.is::<WasmtimeBug>() || error.is::<PoolConcurrencyLimitError>() {
         return Error::new(ErrorKind::Internal, "the WebAssembly runtime failed; please report this")

@@ -116,7 +116,7 @@ async fn dropped_and_trapping_calls_leave_nothing_behind() {
     }
     let host = Host::builder().seats(4).build().unwrap();
     let function = counter(&host).await;
-    let imports = || Faulty { panics_in_drop: false };
+    let imports = |_| Faulty { panics_in_drop: false };
     let needy = host.function("needy").component_wat(NEEDY).imports_with(imports).load_typed::<Needy>().await.unwrap();
     let rounds = async |count: u32| {
         for n in 0..count {
@@ -286,7 +286,7 @@ async fn faulty_host_functions_lose_nothing() {
     let host = Host::builder().seats(2).build().unwrap();
     let rounds = 200;
     for panics_in_drop in [false, true] {
-        let make = move || Faulty { panics_in_drop };
+        let make = move |_| Faulty { panics_in_drop };
         let function =
             host.function("needy").component_wat(NEEDY).imports_with(make).load_typed::<Needy>().await.unwrap();
         for n in 0..rounds {
@@ -316,7 +316,7 @@ async fn faulty_host_functions_lose_nothing() {
 /// A deadline also ends a call that only waits: nothing polls it but the ticker's alarm.
 #[tokio::test]
 async fn a_sleeping_host_function_ends_at_the_deadline() {
-    let make = || Faulty { panics_in_drop: false };
+    let make = |_| Faulty { panics_in_drop: false };
     let limits = Limits::default().deadline(ms(30));
     let builder = host().function("needy").component_wat(NEEDY).limits(limits);
     let function = builder.imports_with(make).load_typed::<Needy>().await.unwrap();

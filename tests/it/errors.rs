@@ -209,7 +209,7 @@ async fn texts_of_calls() {
     texts.add("exit", Exited, load("exits", exits).await.unwrap().call::<()>("leave", ()).await);
     let start = runner(r#"(func $s unreachable) (start $s) (func (export "run"))"#);
     texts.add("a start function", Trapped, load("start", start).await.unwrap().call::<()>("run", ()).await);
-    let faulty = || Faulty { panics_in_drop: false };
+    let faulty = |_| Faulty { panics_in_drop: false };
     let panics =
         host().function("needy").component_wat(NEEDY).imports_with(faulty).load_typed::<Needy>().await.unwrap();
     texts.add("a panic of a host function", HostPanic, panics.run(1).await);

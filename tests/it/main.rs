@@ -8,6 +8,7 @@ mod egress;
 mod errors;
 mod grants;
 mod guests;
+mod imports;
 mod limits;
 mod support;
 mod third_party;

@@ -7,7 +7,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "denial", "limits", "usage", "clock", "blocking", "resource"],
     &["bindings"],
     &["capability"],
-    &["engine"],
+    &["engine", "context"],
     &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
 ];
 /// Decisions apart from I/O.

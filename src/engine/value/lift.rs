@@ -2,7 +2,7 @@
 
 use super::handle::HANDLE;
 use super::mismatch::Result;
-use super::{BASE64, Handles, Mismatch, is_octets, nullable, same_name, snake};
+use super::{BASE64, Handles, Mismatch, Param, is_octets, nullable, same_name, snake};
 use crate::engine::schema;
 use base64::Engine as _;
 use serde::de::value::{SeqDeserializer, StrDeserializer, U64Deserializer};
@@ -22,6 +22,60 @@ pub(crate) fn lift<T: DeserializeOwned>(result: Option<&Val>, ty: Option<&Type>,
         _ => return Err(Mismatch::new("the function's result and its type do not belong together")),
     };
     T::deserialize(Lift { val, ty, handles }).map_err(|mismatch| mismatch.at("result"))
+}
+
+/// Turns the arguments of a host function into a Rust value: a tuple by position, a struct or a map by name.
+pub(crate) fn lift_args<T: DeserializeOwned>(args: &[Val], params: &[Param]) -> Result<T> {
+    T::deserialize(Args { args, params, handles: &mut Handles::default() })
+}
+
+/// The deserializer of arguments, which are no value of their own.
+struct Args<'a> {
+    args: &'a [Val],
+    params: &'a [Param],
+    handles: &'a mut Handles,
+}
+
+impl<'de> Deserializer<'de> for Args<'_> {
+    type Error = Mismatch;
+
+    /// By name, as in JSON.
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        self.deserialize_struct("", &[], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value> {
+        let entries = self.args.iter().zip(self.params).enumerate();
+        let entries = entries.map(|(at, (val, param))| (asked(&param.name, names, at), (val, param.ty.clone())));
+        Entries::visit(entries, self.handles, visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let items = self.args.iter().zip(self.params).map(|(val, param)| (val, param.ty.clone()));
+        Items::visit(items, self.handles, visitor)
+    }
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value> {
+        self.deserialize_seq(visitor)
+    }
+    fn deserialize_tuple_struct<V: Visitor<'de>>(self, _: &'static str, _: usize, visitor: V) -> Result<V::Value> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        if self.args.is_empty() { visitor.visit_unit() } else { self.deserialize_any(visitor) }
+    }
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit_struct map enum
+        identifier
+    }
 }
 
 /// A value and its type.

@@ -33,6 +33,17 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     }
 }
 
+/// Turns what a host function gave into its result. A function without a result gives unit.
+pub(crate) fn lower_result<R: Serialize + ?Sized>(value: &R, ty: Option<&Type>) -> Result<Option<Val>> {
+    // The embedder's own value; what the guest has no memory for, it is not given.
+    let mut handles = Handles::default();
+    let mut cx = Cx { handles: &mut handles, max_bytes: u64::MAX, spent: 0, names: 0, compared: 0 };
+    match ty {
+        Some(ty) => cx.value(value, ty).map(Some),
+        None => value.serialize(Lower::new(Want::Args(&[]), &mut cx)).map(|_| None),
+    }
+}
+
 /// The names of fields and cases are copied into every `Val` and chosen by the guest, so they need a bound of their
 /// own: this many times the payload's. A name of 64 bytes on a payload of one byte is already unusual.
 const NAMES_PER_BYTE: u64 = 64;

@@ -39,8 +39,8 @@ pub(super) mod tests;
 
 pub use handle::Handle;
 pub(crate) use handle::Handles;
-pub(crate) use lift::lift;
-pub(crate) use lower::lower;
+pub(crate) use lift::{lift, lift_args};
+pub(crate) use lower::{lower, lower_result};
 pub(crate) use mismatch::Mismatch;
 
 use base64::engine::DecodePaddingMode;

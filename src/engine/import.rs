@@ -1,0 +1,116 @@
+//! Imports by closure: single host functions, by name and with serde values.
+
+use super::state::State;
+use super::value::{self, Mismatch, Param};
+use crate::context::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use wasmtime::component::types::{ComponentFunc, Type};
+use wasmtime::component::{LinkerInstance, Val};
+
+/// A host function of the embedder's, and the import that it is for.
+pub(crate) struct Closure {
+    interface: String,
+    function: String,
+    call: Arc<Call>,
+}
+
+/// Lifts the arguments, and lowers what the future gives.
+type Call = dyn Fn(Context, &[Val], &Arc<Signature>) -> Result<Answer, Mismatch> + Send + Sync;
+type Answer = Pin<Box<dyn Future<Output = Result<Option<Val>, Mismatch>> + Send>>;
+
+/// The types of an imported function.
+pub(crate) struct Signature {
+    name: String,
+    params: Vec<Param>,
+    result: Option<Type>,
+}
+
+impl Closure {
+    pub(crate) fn new<A, R, Fut>(
+        interface: &str,
+        function: &str,
+        call: impl Fn(Context, A) -> Fut + Send + Sync + 'static,
+    ) -> Closure
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        Fut: Future<Output = R> + Send + 'static,
+    {
+        let call = move |context: Context, args: &[Val], signature: &Arc<Signature>| {
+            let answer = call(context, value::lift_args(args, &signature.params)?);
+            let signature = Arc::clone(signature);
+            let answer: Answer = Box::pin(async move { value::lower_result(&answer.await, signature.result.as_ref()) });
+            Ok(answer)
+        };
+        Closure { interface: interface.to_owned(), function: function.to_owned(), call: Arc::new(call) }
+    }
+
+    /// Whether it is for that import: by the interface's name, with its version or without.
+    pub(crate) fn is_for(&self, interface: &str, function: &str) -> bool {
+        let unversioned = interface.split_once('@').map_or(interface, |(name, _)| name);
+        self.function == function && (self.interface == interface || self.interface == unversioned)
+    }
+
+    pub(crate) fn link(&self, linker: &mut LinkerInstance<'_, State>, ty: &ComponentFunc) -> wasmtime::Result<()> {
+        let call = Arc::clone(&self.call);
+        let signature = Arc::new(Signature {
+            name: self.to_string(),
+            params: ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect(),
+            result: ty.results().next(),
+        });
+        if ty.async_() {
+            return linker.func_new_concurrent(&self.function, move |accessor, _, args, results| {
+                let answer = accessor.with(|mut access| begin(&*call, access.get(), args, &signature));
+                let signature = Arc::clone(&signature);
+                Box::pin(async move { end(answer?.await, results, &signature) })
+            });
+        }
+        linker.func_new_async(&self.function, move |mut store, _, args, results| {
+            let answer = begin(&*call, store.data_mut(), args, &signature);
+            let signature = Arc::clone(&signature);
+            Box::new(async move { end(answer?.await, results, &signature) })
+        })
+    }
+}
+
+impl fmt::Display for Closure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.interface.as_str() {
+            "" => f.write_str(&self.function),
+            interface => write!(f, "{interface}#{}", self.function),
+        }
+    }
+}
+
+fn begin(call: &Call, state: &mut State, args: &[Val], signature: &Arc<Signature>) -> wasmtime::Result<Answer> {
+    state.count_host_call();
+    Ok(call(state.context(), args, signature).map_err(|mismatch| Unfit::new(signature, "arguments", &mismatch))?)
+}
+
+fn end(answer: Result<Option<Val>, Mismatch>, results: &mut [Val], signature: &Signature) -> wasmtime::Result<()> {
+    let answer = answer.map_err(|mismatch| Unfit::new(signature, "result", &mismatch))?;
+    results.iter_mut().zip(answer).for_each(|(result, answer)| *result = answer);
+    Ok(())
+}
+
+/// The embedder's types are not those of the import.
+#[derive(Debug)]
+pub(crate) struct Unfit(String);
+
+impl Unfit {
+    fn new(signature: &Signature, what: &str, mismatch: &Mismatch) -> Unfit {
+        Unfit(format!("the host function for \"{}\" does not fit the import: {what}: {mismatch}", signature.name))
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
