@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -194,7 +195,8 @@ pub struct FunctionBuilder<U = ()> {
     grants: Vec<Grant>,
     deny_at_call: bool,
     closures: Vec<Closure>,
-    imports: Option<Arc<dyn Fn(&mut State) -> U + Send + Sync>>,
+    imports: Option<MakeImports>,
+    _imports: PhantomData<fn() -> U>,
 }
 
 enum Source {
@@ -215,6 +217,7 @@ impl FunctionBuilder {
             deny_at_call: false,
             closures: Vec::new(),
             imports: None,
+            _imports: PhantomData,
         }
     }
 
@@ -232,7 +235,7 @@ impl FunctionBuilder {
         self.making(move |state| make(state.context()))
     }
 
-    fn making<V>(self, make: impl Fn(&mut State) -> V + Send + Sync + 'static) -> FunctionBuilder<V> {
+    fn making<V: Send + 'static>(self, make: impl Fn(&mut State) -> V + Send + Sync + 'static) -> FunctionBuilder<V> {
         FunctionBuilder {
             host: self.host,
             name: self.name,
@@ -242,7 +245,8 @@ impl FunctionBuilder {
             grants: self.grants,
             deny_at_call: self.deny_at_call,
             closures: self.closures,
-            imports: Some(Arc::new(make)),
+            imports: Some(Box::new(move |state| Box::new(make(state)))),
+            _imports: PhantomData,
         }
     }
 
@@ -440,9 +444,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             );
             return Err(Error::new(ErrorKind::WrongExport, text));
         }
-        let imports = self.imports.map(|make| -> MakeImports { Box::new(move |state| Box::new(make(state))) });
         let seats = Semaphore::new(limits.concurrency as usize);
-        let blueprint = Blueprint { engine, pre, limits, bound: Arc::new(bound), imports };
+        let blueprint = Blueprint { engine, pre, limits, bound: Arc::new(bound), imports: self.imports };
         Ok(Inner {
             name: self.name,
             host,
