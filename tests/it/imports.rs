@@ -90,7 +90,7 @@ async fn the_context_is_that_of_the_call() {
         .unwrap();
     function.tenant("acme").call::<u32>("add", (1, 2)).await.unwrap();
     function.deadline(ms(1_000)).call::<u32>("add", (1, 2)).await.unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
     let [first, second] = &seen[..] else { panic!("{seen:?}") };
     assert_eq!((first.function(), first.tenant(), second.tenant()), ("passes-on", Some("acme"), None));
     assert!(first.call_id() != second.call_id());
