@@ -44,7 +44,8 @@ pub trait CallOptions: Sized {
     /// The same handle with other options.
     fn with_options(&self, options: Options) -> Self;
 
-    /// A handle whose calls are for that tenant: the unit of fairness, budgets and reuse.
+    /// A handle whose calls are for that tenant. It stands in the receipt and in the [`Context`](crate::Context) of host
+    /// functions, and outgoing connections are kept for each tenant apart.
     fn tenant(&self, tenant: impl Into<Arc<str>>) -> Self {
         self.with_options(Options { tenant: Some(tenant.into()), ..self.options().clone() })
     }
@@ -116,7 +117,10 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Resul
     };
     let limits = &function.blueprint.limits;
     let Some(_place) = function.line.join(limits.queue) else {
-        return overloaded(format!("{} calls wait already (`Limits::queue`)", limits.queue));
+        return overloaded(match limits.queue {
+            0 => "no call may wait (`Limits::queue`)".to_owned(),
+            queue => format!("{queue} calls wait already (`Limits::queue`)"),
+        });
     };
     let last = watch.started.plus(limits.queue_wait).min(deadline);
     let acquire = pin!(async {

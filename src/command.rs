@@ -18,7 +18,7 @@ impl Command {
         Command::default()
     }
 
-    /// Adds an argument. The first is the program's name by custom.
+    /// Adds an argument, after those that were granted. The first of all is the program's name by custom.
     pub fn arg(mut self, arg: impl Into<String>) -> Command {
         self.0.args.push(arg.into());
         self
@@ -51,8 +51,17 @@ impl Command {
 }
 
 impl Function {
-    /// Runs a program to its end and gives its exit status: 0 for success. What it wrote is in
-    /// [`Reply::output`], up to the log limit.
+    /// Runs a program to its end and gives its exit status: 0 for success. Most toolchains for WASI 0.2 pass on only
+    /// whether it succeeded, as 1 where it did not. What it wrote is in [`Reply::output`], up to the log limit.
+    ///
+    /// ```
+    /// # async fn run(function: isopod::Function) -> isopod::Result<()> {
+    /// use isopod::Command;
+    ///
+    /// let reply = function.command(Command::new().arg("sort").arg("-r").stdin("b\na\n")).await?;
+    /// println!("{} {}", reply.value, String::from_utf8_lossy(&reply.output().stdout));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] for a function of another kind; then whatever ends a call.

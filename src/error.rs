@@ -40,9 +40,10 @@ pub enum ErrorKind {
     UngrantedImport,
     /// The component has no such export, or it has another type than the one asked for.
     WrongExport,
-    /// The arguments do not fit the function's parameters. The guest did not run.
+    /// The arguments do not fit the function's parameters. The export was not called.
     WrongArguments,
-    /// The embedder used the API in a way that cannot work; fix the calling code.
+    /// The embedder used the API in a way that cannot work, such as asking for a result as another type than it has; fix
+    /// the calling code.
     Misuse,
     /// The guest broke the canonical ABI: invalid UTF-8, a pointer out of bounds, a forged handle.
     GuestAbi,
@@ -143,8 +144,8 @@ impl Error {
         self
     }
 
-    pub(crate) fn from_io(kind: ErrorKind, message: impl AsRef<str>, error: &std::io::Error) -> Error {
-        Error::new(kind, message).because([error.to_string()])
+    pub(crate) fn from_io(kind: ErrorKind, message: impl fmt::Display, error: &std::io::Error) -> Error {
+        Error::new(kind, format!("{message}: {error}"))
     }
 
     pub(crate) fn of(mut self, function: &Arc<str>) -> Error {

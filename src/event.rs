@@ -57,6 +57,18 @@ pub enum Unhandled {
 impl Function {
     /// Hands one event to a function of kind [`Event`](Kind::Event).
     ///
+    /// ```
+    /// # async fn run(function: isopod::Function, event: isopod::Event) -> isopod::Result<()> {
+    /// use isopod::Unhandled;
+    ///
+    /// match function.handle(event).await?.value {
+    ///     Ok(handled) => println!("{:?}", handled.data),
+    ///     Err(Unhandled::Retry(why)) => println!("later: {why}"),
+    ///     Err(never) => println!("never: {never:?}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] for a function of another kind; then whatever ends a call.
     pub async fn handle(&self, event: Event) -> Result<Reply<Result<Handled, Unhandled>>> {

@@ -122,7 +122,8 @@ impl Function {
     /// thousand elements needs a higher [`Limits::transfer`]; a typed call by [`world!`](crate::world) does not.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call.
+    /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call; and
+    /// [`ErrorKind::Misuse`] after it, for a result that does not fit `T`.
     pub async fn call<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
         let ready = export::prepare(&self.inner.exports, export, &args, &self.inner.blueprint.limits);
         drop(args);
@@ -222,7 +223,8 @@ impl FunctionBuilder {
     }
 
     /// Host functions for the component's own imports: a value that implements the traits which `world!` made of
-    /// them. Each call gets a clone; put what is to be shared into an `Arc`.
+    /// them, for [`load_typed`](FunctionBuilder::load_typed). Each call gets a clone; put what is to be shared into an
+    /// `Arc`. Without a world, see [`import`](FunctionBuilder::import).
     pub fn imports<V: Clone + Send + Sync + 'static>(self, imports: V) -> FunctionBuilder<V> {
         self.making(move |_| imports.clone())
     }
@@ -473,8 +475,12 @@ impl Source {
         match self {
             Source::Bytes(bytes) => Ok(bytes),
             Source::Text(text) => wat::parse_str(&text).map_err(|e| {
-                Error::new(ErrorKind::InvalidComponent, "the component's text cannot be parsed")
-                    .because([e.to_string()])
+                // The first line says what is wrong; what follows is a picture of the place.
+                let text = e.to_string();
+                let reason = text.lines().next().unwrap_or_default();
+                let place = text.split_once("<anon>:").and_then(|(_, rest)| rest.lines().next()).unwrap_or("?");
+                let text = format!("the component's text cannot be parsed at {place} (line:column): {reason}");
+                Error::new(ErrorKind::InvalidComponent, text)
             }),
             Source::File(path) => {
                 let unreadable = |e: std::io::Error| {

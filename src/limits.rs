@@ -116,7 +116,7 @@ impl Limits {
         self
     }
 
-    /// Bytes of a call's arguments. Default 4 MiB. More is refused before the guest runs.
+    /// Bytes of a call's arguments. Default 4 MiB. More is refused before the export is called.
     pub fn input(mut self, bytes: u64) -> Limits {
         self.input = bytes;
         self

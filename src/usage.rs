@@ -12,7 +12,8 @@ use std::time::Duration;
 pub struct Usage {
     /// From admission to the end: waiting for a seat, starting the instance, host calls and the guest's own work.
     pub wall: Duration,
-    /// Time spent inside the guest and in host functions that did not wait. What fair shares and busy limits count.
+    /// Time spent inside the guest, starting its instance included, and in host functions that did not wait. What the
+    /// busy limit counts.
     pub busy: Duration,
     /// Units of fuel used, for a function with a fuel limit.
     pub fuel: Option<u64>,
@@ -28,12 +29,12 @@ pub struct Usage {
     pub log_bytes: u64,
     /// Bytes that were written beyond the log limit and dropped.
     pub log_dropped: u64,
-    /// Whether the instance was started for this call, as opposed to taken from stock.
+    /// Whether the instance was started for this call. Always so for now, for a call that got that far.
     pub cold: bool,
 }
 
 impl fmt::Display for Usage {
-    /// For people: `wall 41 µs · busy 9 µs · peak 1.1 MiB · 1 host call`.
+    /// For people: `wall 83 µs · busy 83 µs · peak 1.1 MiB · 1 host call`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "wall {} · busy {} · peak {}", Span(self.wall), Span(self.busy), Size(self.peak_memory))?;
         if let Some(fuel) = self.fuel {
@@ -119,7 +120,23 @@ impl<T> Reply<T> {
 
 /// Somebody who wants to know what every call used, such as a metrics registry or a biller.
 ///
-/// Told once per call, on the thread that ends it: be quick and do not block.
+/// Told once for each call that asked for a seat, on the thread that ends it: be quick and do not block. A call that was
+/// refused before that, such as for its arguments, is none.
+///
+/// ```
+/// use isopod::{Host, Meter, Receipt};
+///
+/// struct Print;
+///
+/// impl Meter for Print {
+///     fn record(&self, receipt: &Receipt<'_>) {
+///         println!("{} for {:?}: {} {:?}", receipt.function, receipt.tenant, receipt.usage, receipt.error);
+///     }
+/// }
+///
+/// let host = Host::builder().meter(Print).build()?;
+/// # Ok::<(), isopod::Error>(())
+/// ```
 pub trait Meter: Send + Sync + 'static {
     /// One call ended.
     fn record(&self, receipt: &Receipt<'_>);

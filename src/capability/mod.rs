@@ -28,6 +28,25 @@ use wasmtime_wasi_http::WasiHttpView;
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
 /// [`Env`], [`Args`], [`Http`].
+///
+/// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
+/// arguments and environment, stdout and stderr into the reply's [`Output`](crate::Output), a filesystem without a
+/// directory, the types of `wasi:http`.
+///
+/// ```
+/// # async fn run(host: isopod::Host) -> isopod::Result<()> {
+/// use isopod::{Clocks, Env, Random};
+///
+/// let function = host
+///     .function("report")
+///     .component_file("report.wasm")
+///     .grant(Clocks::fine())
+///     .grant(Random::seeded(7))
+///     .grant(Env::var("LANG", "C"))
+///     .load()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Grant(pub(crate) Kind);
 
@@ -271,13 +290,19 @@ pub(crate) fn how_to_grant(import: &str) -> String {
         return "`.grant(Http::to(\"https://..\"))` with the origin that it may send requests to".into();
     }
     if import.starts_with("wasi:sockets/") {
-        return "isopod has no grant for sockets".into();
+        return "nothing can, as isopod has no grant for sockets".into();
+    }
+    let name = import.split_once('@').map_or(import, |(name, _)| name);
+    if LINKED.contains(&name) {
+        return "rebuild the component for WASI 0.2 or 0.3, which isopod provides this interface of".into();
     }
     if import.starts_with("wasi:") {
-        return "isopod does not provide this interface; rebuild the component for WASI 0.2 or 0.3".into();
+        return "nothing can, as isopod does not provide this interface".into();
     }
     let kind = if import.contains('/') { "interface" } else { "function" };
-    format!("`.import(..)`, or `.imports(..)` with a type that implements this {kind} (see `world!`)")
+    format!(
+        "`.import(..)`, or `.imports(..)` and `.load_typed(..)` with a type that implements this {kind} (see `world!`)"
+    )
 }
 
 #[cfg(test)]

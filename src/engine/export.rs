@@ -162,7 +162,9 @@ fn lower<'a>(
                 export.name, limits.input
             ),
         ),
-        mismatch => Error::new(ErrorKind::WrongArguments, format!("the arguments do not fit {export}: {mismatch}")),
+        mismatch => {
+            Error::new(ErrorKind::WrongArguments, format!("the arguments do not fit: {mismatch}; it is {export}"))
+        },
     })?;
     Ok(Ready { export, args, bytes })
 }
@@ -192,8 +194,8 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
     let lifted = value::lift(result, export.result.as_ref(), handles);
     Ok(lifted.map_err(|mismatch| {
         Error::new(
-            ErrorKind::WrongArguments,
-            format!("the result of {export} does not fit the type it was asked as: {mismatch}; ask for `serde_json::Value` to see it"),
+            ErrorKind::Misuse,
+            format!("the call is done, but its result does not fit the type it was asked as: {mismatch}; ask for `serde_json::Value` to see it. It is {export}"),
         )
     })?)
 }

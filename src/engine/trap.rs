@@ -46,8 +46,10 @@ pub(crate) fn explain(error: &wasmtime::Error, state: &State, limits: &Resolved)
     let found = classify(error, state, limits);
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return found };
     found.backtrace(backtrace.frames().iter().map(|frame| {
-        let name = frame.func_name().unwrap_or("<unnamed>");
-        let name = head(format_args!("{:#}", rustc_demangle::demangle(name)), HEAD);
+        let name = match frame.func_name() {
+            Some(name) => head(format_args!("{:#}", rustc_demangle::demangle(name)), HEAD),
+            None => format!("function {}", frame.func_index()),
+        };
         match frame.module().name() {
             Some(module) => format!("{module}!{name}"),
             None => name,
@@ -209,7 +211,7 @@ fn result_too_large(limits: &Resolved) -> Error {
     Error::new(
         ErrorKind::OutputTooLarge,
         format!(
-            "its result takes more than {} bytes in the host, where a dynamic call keeps each element of a list as a value of its own; raise `Limits::transfer` if that is right, or call it typed",
+            "its result takes more than {} bytes in the host, where a dynamic call keeps each element of a list as a value of its own; raise `Limits::output` if that is right, or `Limits::transfer` for long lists",
             limits.transfer
         ),
     )

@@ -32,6 +32,20 @@ impl Function {
     /// is there. A request without a host is for `localhost`.
     ///
     /// Read the response's body to its end: that drives the guest. The call's receipt is then in [`Body::reply`].
+    /// Requests and bodies are those of the crates `http` and `http-body`, which servers use.
+    ///
+    /// ```
+    /// # async fn run(function: isopod::Function) -> Result<(), Box<dyn std::error::Error>> {
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    ///
+    /// let request = http::Request::post("/echo").body(Full::new(Bytes::from("hello")))?;
+    /// let response = function.http(request).await?;
+    /// println!("{}", response.status());
+    /// let reply = response.into_body().bytes().await?;
+    /// println!("{:?} [{}]", reply.value, reply.usage);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] for a function of another kind, [`ErrorKind::Exited`] for a guest that gave no

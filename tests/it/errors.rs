@@ -168,7 +168,7 @@ async fn texts_of_calls() {
         bad.call::<()>("take", json!({"count": 1, "label": 2})).await,
     );
     texts.add("an unknown argument", WrongArguments, bad.call::<()>("take", json!({"count": 1, "lable": "x"})).await);
-    texts.add("another result than asked for", WrongArguments, bad.call::<u32>("much", ()).await);
+    texts.add("another result than asked for", Misuse, bad.call::<u32>("much", ()).await);
     texts.add("another kind: command", WrongExport, bad.command(Command::new()).await);
     texts.add("another kind: event", WrongExport, bad.handle(Default::default()).await);
     texts.add("another kind: http", WrongExport, bad.http(http::Request::new(http_body_util::Empty::new())).await);
