@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     print_files(&scanned, took);
     print_duplicates(&scanned);
     print_findings(&scanned);
-    print_list("Notes", &notes, SHOWN);
+    print_list("Notes", &notes, SHOWN / 4);
     print_usage(&ledger);
     print_attacks(&attacks);
     Ok(())

@@ -1,5 +1,5 @@
 //! A scan plugin that does what a host must survive. The content chooses: `memory` takes all memory it can get and then
-//! loops, `stack` recurses without end, `trap` panics, `flood` answers with 16 MiB of text; anything else loops.
+//! gives up, `stack` recurses without end, `trap` panics, `flood` answers with 16 MiB of text; anything else loops.
 #![no_main]
 
 use std::hint::black_box;
@@ -28,11 +28,11 @@ impl Guest for Hostile {
 }
 
 /// Grows page by page and writes to each, so that the memory is really used, not only reserved.
-fn eat_memory() {
+fn eat_memory() -> ! {
     loop {
         let pages = core::arch::wasm32::memory_grow::<0>(1);
         if pages == usize::MAX {
-            return;
+            core::arch::wasm32::unreachable();
         }
         // SAFETY: the page was just made by memory_grow and belongs to nobody else.
         unsafe { ((pages * PAGE) as *mut u8).write_volatile(1) };
