@@ -220,7 +220,7 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
 impl<W> Drop for Bounded<'_, W> {
     /// What a host function was in the middle of is dropped here, and may panic as well.
     fn drop(&mut self) {
-        guarded("a host function that was given up", || self.work.set(None));
+        guarded("the destructor of a host function that was given up", || self.work.set(None));
     }
 }
 
@@ -295,11 +295,14 @@ impl Ending<'_> {
             (usage.bytes_in, usage.bytes_out) = state.traffic();
             usage.peak_memory = state.budget.peak;
             usage.host_calls = state.host_calls;
-            self.function.pace.note(usage.wall);
+            if error != Some(ErrorKind::Cancelled) {
+                self.function.pace.note(usage.wall);
+            }
         }
         if let Some(meter) = &self.function.host.meter {
             let tenant = self.options.tenant().unwrap_or("");
-            meter.record(&Receipt { function: &self.function.name, tenant, error, usage });
+            let receipt = Receipt { function: &self.function.name, tenant, error, usage };
+            guarded("the meter", || meter.record(&receipt));
         }
         (usage, output)
     }
@@ -308,6 +311,8 @@ impl Ending<'_> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         if !self.told {
+            // Nobody has looked at the clock since the call last waited.
+            self.watch.resume(self.function.host.clock.now());
             self.receipt(Some(ErrorKind::Cancelled));
         }
     }
@@ -356,6 +361,6 @@ fn panic_text(payload: Box<dyn Any + Send>) -> String {
         (_, Some(text)) => text.clone(),
         _ => "with a value that is not text".to_owned(),
     };
-    guarded("a panic's payload", || drop(payload));
+    guarded("the destructor of a panic's payload", || drop(payload));
     text
 }

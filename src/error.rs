@@ -31,12 +31,13 @@ const MAX_NAME: usize = 128;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ErrorKind {
-    /// The bytes are not a valid WebAssembly component. Raised by loading.
+    /// The bytes are not a valid WebAssembly component, or cannot be read. Raised by loading.
     InvalidComponent,
     /// The component is larger or more deeply nested than the load limits allow. Raised by loading.
     TooComplex,
     /// The component imports something that was not granted. Raised by loading; the message lists all such imports, and
-    /// so does [`Error::denials`], each with how to grant it.
+    /// so does [`Error::denials`], each with how to grant it. Also for an import that has another type than what is
+    /// granted under its name.
     UngrantedImport,
     /// The component has no such export, or it has another type than the one asked for.
     WrongExport,
@@ -60,15 +61,16 @@ pub enum ErrorKind {
     OutputTooLarge,
     /// Another limit was reached; it says which one.
     LimitExceeded(Limit),
-    /// The guest used a capability that was linked by `deny_at_call`, or that has no error result of its own.
+    /// The guest used a capability that was not granted, and that was linked by `deny_at_call`.
     Denied,
-    /// Every seat is taken and the line is full. Try again later; [`Error::retry_after`] says when.
+    /// Every seat is taken, and the line is full or none became free in time; or the operating system has no memory for
+    /// the call. Try again later; [`Error::retry_after`] says when.
     Overloaded,
     /// The call was given up before it ended.
     Cancelled,
-    /// The guest ended itself by `exit` in a call that expects a value.
+    /// The guest ended itself by `exit` in a call that expects a value, or gave no http response, or not all of it.
     Exited,
-    /// A host function panicked.
+    /// A host function panicked, or other code of the embedder's that ran in the call.
     HostPanic,
     /// A bug in isopod or below it. Please report it.
     Internal,

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::engine::export::{self, Export, Session};
 use crate::engine::import::Closure;
 use crate::engine::linker::Given;
-use crate::engine::pool::{Blueprint, Lease, MakeImports};
+use crate::engine::pool::{self, Blueprint, Lease, MakeImports};
 use crate::engine::precheck::{self, Bounds, Refusal};
 use crate::engine::state::State;
 use crate::engine::value::Handles;
@@ -255,8 +255,10 @@ impl FunctionBuilder {
     /// Compiles and checks the component, to be called by the names of its exports.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidComponent`], [`ErrorKind::TooComplex`], [`ErrorKind::UngrantedImport`], or
-    /// [`ErrorKind::Misuse`] for settings that contradict each other or have no effect.
+    /// [`ErrorKind::InvalidComponent`], [`ErrorKind::TooComplex`], [`ErrorKind::UngrantedImport`],
+    /// [`ErrorKind::OutOfMemory`] for a component that starts with more than its limit, [`ErrorKind::WrongExport`] for
+    /// one whose exports are not what their names say, or [`ErrorKind::Misuse`] for settings that contradict each other
+    /// or have no effect, and outside of a tokio runtime.
     pub async fn load(self) -> Result<Function> {
         self.load_with(&[], |_| Ok(())).await
     }
@@ -371,9 +373,16 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     ) -> Result<Function> {
         let name = Arc::clone(&self.name);
         // Compiling takes milliseconds to seconds: not on a thread that runs others' tasks.
-        let loading = tokio::task::spawn_blocking(move || self.build(provided, link));
-        let loaded = loading.await.unwrap_or_else(|e| {
-            Err(Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()]))
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let text = "loading needs a tokio runtime; call it in one, or use `load_blocking`";
+            return Err(Error::new(ErrorKind::Misuse, text).of(&name));
+        };
+        let loaded = runtime.spawn_blocking(move || self.build(provided, link)).await.unwrap_or_else(|e| {
+            Err(if e.is_cancelled() {
+                Error::new(ErrorKind::Cancelled, "the runtime was shut down while it was loaded")
+            } else {
+                Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()])
+            })
         });
         let inner = loaded.map_err(|error| error.of(&name))?;
         Ok(Function { inner: Arc::new(inner), options: Options::default() })
@@ -447,7 +456,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             return Err(Error::new(ErrorKind::WrongExport, text));
         }
         let seats = Semaphore::new(limits.concurrency as usize);
-        let blueprint = Blueprint { engine, pre, limits, bound: Arc::new(bound), imports: self.imports };
+        let fuel_interval = pool::fuel_interval(&component);
+        let blueprint = Blueprint { engine, pre, limits, fuel_interval, bound: Arc::new(bound), imports: self.imports };
         Ok(Inner {
             name: self.name,
             host,
@@ -474,6 +484,10 @@ impl Source {
     fn read(self, limit: u64) -> Result<Vec<u8>> {
         match self {
             Source::Bytes(bytes) => Ok(bytes),
+            // Reading it is work before anything is measured, so it has the bound of what it stands for.
+            Source::Text(text) if text.len() as u64 > limit => {
+                Err(refused(Refusal::TooComplex { what: "component_bytes", found: text.len() as u64, limit }))
+            }
             Source::Text(text) => wat::parse_str(&text).map_err(|e| {
                 // The first line says what is wrong; what follows is a picture of the place.
                 let text = e.to_string();
@@ -505,6 +519,10 @@ impl Source {
 
 fn refused(refusal: Refusal) -> Error {
     match refusal {
+        Refusal::TooDeep(most) => Error::new(
+            ErrorKind::TooComplex,
+            format!("the component's types are nested more than {most} deep, which no toolchain makes"),
+        ),
         Refusal::Invalid(why) => Error::new(ErrorKind::InvalidComponent, format!("this cannot be loaded: {why}")),
         Refusal::TooComplex { what, found, limit } => Error::new(
             ErrorKind::TooComplex,

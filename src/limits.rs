@@ -81,7 +81,8 @@ const DEFAULT_TRANSFER: u64 = 4 * MIB;
 
 impl Limits {
     /// Wall-clock time from the call to its end: waiting for a seat, starting the instance, host calls, lifting the
-    /// result and post-return included. Default 5 s. A call that passes it ends as [`ErrorKind::TimedOut`].
+    /// result and post-return included. Default 5 s. A call that passes it ends as [`ErrorKind::TimedOut`], or as
+    /// [`ErrorKind::Overloaded`] if it got no seat until then.
     pub fn deadline(mut self, limit: Duration) -> Limits {
         self.deadline = limit;
         self

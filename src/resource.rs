@@ -49,7 +49,7 @@ impl<T> Resources<T> {
     /// Keeps a value, and gives the handle to pass to the guest.
     pub fn insert<R>(&mut self, value: T) -> Resource<R> {
         // A call holds far fewer values than that: its handles are bounded.
-        Resource::new(self.0.insert(value).try_into().unwrap_or(u32::MAX))
+        Resource::new(self.0.insert(value).try_into().expect("a table of resources holds fewer than 2^32"))
     }
 
     /// The value behind a handle.

@@ -155,7 +155,7 @@ pub fn misuse(text: &str) -> Error {
     Error::new(ErrorKind::Misuse, text)
 }
 
-/// Bytes that a value has when it is passed: what input and output limits count.
+/// Bytes that a value has when it is passed: what input and output limits count, as `engine::value::bytes` does.
 pub trait Size {
     /// The size of every value of the type, if all have the same.
     const FIXED: Option<u64>;
@@ -182,8 +182,8 @@ impl<T: Size> Size for [T] {
     const FIXED: Option<u64> = None;
     fn size(&self) -> u64 {
         match T::FIXED {
-            Some(each) => (self.len() as u64).saturating_mul(each),
-            None => self.iter().map(Size::size).fold(0, u64::saturating_add),
+            Some(each) => (self.len() as u64).saturating_mul(each.max(1)),
+            None => self.iter().map(|value| value.size().max(1)).fold(0, u64::saturating_add),
         }
     }
 }

@@ -44,7 +44,7 @@ impl fmt::Display for Usage {
     }
 }
 
-/// A duration in the largest unit that keeps a digit before the point.
+/// A duration in ns, µs or ms.
 struct Span(Duration);
 
 impl fmt::Display for Span {

@@ -259,7 +259,7 @@ impl<'a> Types<'a> {
             Some(TypeDefKind::List(ty)) => {
                 let name = names.next();
                 let size = self.size_of(ty, quote!(#name), names);
-                quote!(#value.iter().map(|#name| #size).sum::<u64>())
+                quote!(#value.iter().map(|#name| ::core::cmp::max(#size, 1u64)).sum::<u64>())
             }
             Some(TypeDefKind::Result(result)) => {
                 let name = names.next();
@@ -409,23 +409,8 @@ fn size(types: &Types<'_>, id: TypeId) -> Option<TokenStream> {
             });
             (quote!(::core::option::Option::None), quote!(match self { #(#cases,)* }))
         }
-        TypeDefKind::Enum(cases) => {
-            let bytes: u64 = match cases.cases.len() {
-                0..=0x100 => 1,
-                0x101..=0x1_0000 => 2,
-                _ => 4,
-            };
-            (quote!(::core::option::Option::Some(#bytes)), quote!(#bytes))
-        }
-        TypeDefKind::Flags(flags) => {
-            let bytes: u64 = match flags.flags.len() {
-                0 => 0,
-                1..=8 => 1,
-                9..=16 => 2,
-                more => 4 * more.div_ceil(32) as u64,
-            };
-            (quote!(::core::option::Option::Some(#bytes)), quote!(#bytes))
-        }
+        TypeDefKind::Enum(_) => (quote!(::core::option::Option::Some(1)), quote!(1)),
+        TypeDefKind::Flags(_) => (quote!(::core::option::Option::Some(4)), quote!(4)),
         _ => return None,
     };
     let path = types.path(id);

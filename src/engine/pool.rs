@@ -4,14 +4,15 @@
 //! end was.
 
 use super::Engine;
-use super::state::State;
+use super::state::{State, Stop};
 use crate::capability::Bound;
 use crate::capability::cli::Invocation;
 use crate::clock::Nanos;
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Resolved;
 use std::any::Any;
 use std::sync::Arc;
-use wasmtime::component::{Instance, InstancePre};
+use wasmtime::component::{Component, Instance, InstancePre};
 use wasmtime::{CallHook, Store, UpdateDeadline};
 
 /// Makes the embedder's imports for one call.
@@ -22,6 +23,7 @@ pub(crate) struct Blueprint {
     pub engine: Arc<Engine>,
     pub pre: InstancePre<State>,
     pub limits: Resolved,
+    pub fuel_interval: u64,
     pub bound: Arc<Bound>,
     pub imports: Option<MakeImports>,
 }
@@ -57,14 +59,15 @@ impl Blueprint {
         match limits.fuel {
             Some(fuel) => {
                 // Neither fails on an engine that counts fuel, which is where a function with a fuel limit runs.
-                let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(self.fuel_interval())));
+                let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(self.fuel_interval)));
                 // A host call costs no fuel: thousands of long ones fit between two yields.
                 let clock = self.bound.clock.clone();
-                store.call_hook(move |store, hook| {
+                store.call_hook(move |mut store, hook| {
                     if matches!(hook, CallHook::ReturningFromHost)
                         && (store.data().stop.is_some() || clock.now() >= deadline)
                     {
-                        return Err(wasmtime::Error::msg("the call's time is up"));
+                        store.data_mut().stop.get_or_insert(Stop::Deadline);
+                        return Err(wasmtime::Error::msg("the call is stopped"));
                     }
                     Ok(())
                 });
@@ -79,11 +82,12 @@ impl Blueprint {
         }
         Lease { store, instance: None, fuel: limits.fuel }
     }
+}
 
-    fn fuel_interval(&self) -> u64 {
-        let memories = self.pre.component().resources_required().map_or(0, |needs| needs.num_memories);
-        if memories > 1 { COMPOSED_FUEL_INTERVAL } else { FUEL_INTERVAL }
-    }
+/// Fuel after which that component's guest yields.
+pub(crate) fn fuel_interval(component: &Component) -> u64 {
+    let memories = component.resources_required().map_or(0, |needs| needs.num_memories);
+    if memories > 1 { COMPOSED_FUEL_INTERVAL } else { FUEL_INTERVAL }
 }
 
 impl Lease {
@@ -98,8 +102,8 @@ impl Lease {
     }
 
     /// The instance, which there is once [`start`](Lease::start) has succeeded.
-    pub(crate) fn instance(&self) -> wasmtime::Result<Instance> {
-        self.instance.ok_or_else(|| wasmtime::Error::msg("the instance was not started"))
+    pub(crate) fn instance(&self) -> Result<Instance> {
+        self.instance.ok_or_else(|| Error::new(ErrorKind::Internal, "the instance was not started; please report this"))
     }
 
     /// Fuel used so far, for a function that counts it.

@@ -400,6 +400,5 @@ mod tests {
         let text = json_schema(&params, Some(&params[0].ty)).to_string();
         assert!(text.contains(CUT) && text.len() < 8 * MAX_SCHEMA, "{} bytes", text.len());
         assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
-        println!("{} bytes in {:?}", text.len(), start.elapsed());
     }
 }

@@ -56,6 +56,7 @@ pub(crate) struct Flow {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Stop {
     Limit(Limit),
+    Deadline,
 }
 
 /// WASI of one call, made when the guest first touches it.
@@ -156,15 +157,15 @@ impl Drop for State {
     /// A panic in a destructor of the embedder's imports, or of a request body of theirs, would leave the store half
     /// dropped and lose its slot in the pool.
     fn drop(&mut self) {
-        guarded("an import", || drop(self.imports.take()));
-        guarded("a body", || drop(self.wasi.take()));
+        guarded("the destructor of an import", || drop(self.imports.take()));
+        guarded("the destructor of a body", || drop(self.wasi.take()));
     }
 }
 
-/// Runs a destructor of the embedder's, whose panic must not get further.
-pub(crate) fn guarded(what: &str, destroy: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(destroy)) {
-        tracing::error!("the destructor of {what} panicked");
+/// Runs foreign code, such as a destructor of the embedder's, whose panic must not get further.
+pub(crate) fn guarded(what: &str, foreign: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(foreign)) {
+        tracing::error!("{what} panicked");
         // Dropping the payload may panic again; it is a few bytes, once per such bug.
         std::mem::forget(payload);
     }
@@ -181,6 +182,13 @@ impl WasiView for State {
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.count_host_call();
+        self.own_http()
+    }
+}
+
+impl State {
+    /// The view of http, for what the host does itself.
+    pub(crate) fn own_http(&mut self) -> WasiHttpCtxView<'_> {
         let wasi = self.wasi();
         WasiHttpCtxView { hooks: &mut wasi.hooks, table: &mut wasi.table, ctx: &mut wasi.http }
     }

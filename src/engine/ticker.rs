@@ -3,6 +3,7 @@
 //! It ticks while calls run and for [`IDLE_TICKS`] more, so that single calls do not pay for waking it; then it sleeps
 //! until the next call enters.
 
+use super::state::guarded;
 use crate::clock::{Clock, Nanos};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use wasmtime::EngineWeak;
 /// Ticks without a running call after which the thread sleeps.
 const IDLE_TICKS: u32 = 64;
 
-/// Handle to the thread; the last one dropped ends it.
+/// Handle to the thread, which ends when it is dropped.
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
 }
@@ -137,7 +138,7 @@ impl Shared {
             let later = alarms.due.split_off(&(self.clock.now(), u64::MAX));
             std::mem::replace(&mut alarms.due, later)
         };
-        due.into_values().for_each(Waker::wake);
+        due.into_values().for_each(|waker| guarded("a waker", || waker.wake()));
     }
 }
 

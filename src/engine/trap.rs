@@ -65,6 +65,10 @@ pub(crate) fn stopped(stop: Stop, limits: &Resolved) -> Error {
             format!("it made more than {} host calls; raise `Limits::host_calls` if it needs them", limits.host_calls),
         ),
         Stop::Limit(limit) => exceeded(limit, format!("it went beyond its {limit} limit")),
+        Stop::Deadline => Error::new(
+            ErrorKind::TimedOut,
+            "it did not end within the call's deadline; raise `Limits::deadline` or give it less to do",
+        ),
     }
 }
 

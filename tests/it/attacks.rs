@@ -664,6 +664,9 @@ async fn giving_up_in_the_line_is_told() {
     for _ in 0..3 {
         assert!(function.call::<()>("run", ()).now_or_never().is_none());
     }
+    let waited = function.call::<()>("run", ());
+    let waited = async { tokio::time::timeout(ms(20), waited).await.is_err() };
+    assert!(waited.await);
     let kinds: Vec<_> = book.take().into_iter().map(|(_, kind)| kind).collect();
-    assert_eq!(kinds, [Some(ErrorKind::Cancelled); 3]);
+    assert_eq!(kinds, [Some(ErrorKind::Cancelled); 4]);
 }

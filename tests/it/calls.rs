@@ -1,7 +1,9 @@
 //! What every call promises: fresh, isolated, counted, cancellable.
 
 use crate::support::{Book, Journal, alone, built, host, load, resident, runner};
-use isopod::{CallOptions, ErrorKind, Function, Host, Limits, ms};
+use isopod::{CallOptions, Context, ErrorKind, Function, Host, Limits, Meter, Receipt, ms};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const COUNT: &str = r#"(component
     (core module $m (global $n (mut i32) (i32.const 0)) (memory 1)
@@ -342,4 +344,68 @@ async fn a_host_without_address_space_works_without_a_pool() {
     let error = Host::builder().seats(1_000).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misuse, "{error:?}");
     assert!(journal.text().contains("on demand"), "{}", journal.text());
+}
+
+/// Calls a host function and does nothing else.
+const WAITS: &str = r#"(component
+    (import "wait" (func $wait))
+    (core func $wait' (canon lower (func $wait)))
+    (core module $m (import "" "wait" (func $w)) (func (export "run") (call $w)))
+    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
+    (func (export "run") (canon lift (core func $i "run"))))"#;
+
+/// A receipt tells how long a call took, also if nobody looked at it since it last waited.
+#[tokio::test]
+async fn a_cancelled_call_took_the_time_it_took() {
+    #[derive(Clone, Default)]
+    struct Walls(Arc<Mutex<Vec<Duration>>>);
+    impl Meter for Walls {
+        fn record(&self, receipt: &Receipt<'_>) {
+            assert_eq!(receipt.error, Some(ErrorKind::Cancelled));
+            self.0.lock().unwrap().push(receipt.usage.wall);
+            panic!("a meter that panics is nobody's loss");
+        }
+    }
+    let walls = Walls::default();
+    let host = Host::builder().meter(walls.clone()).build().unwrap();
+    let waits = host
+        .function("waits")
+        .component_wat(WAITS)
+        .import("", "wait", async |_, ()| std::future::pending::<()>().await);
+    let waits = waits.load().await.unwrap();
+    assert!(tokio::time::timeout(ms(30), waits.call::<()>("run", ())).await.is_err());
+    let walls = walls.0.lock().unwrap().clone();
+    assert!(walls.len() == 1 && walls[0] >= ms(30), "{walls:?}");
+}
+
+/// What a session is told when time is up on fuel, between two of its polls.
+#[tokio::test]
+async fn a_session_on_fuel_is_told_of_the_deadline() {
+    let limits = Limits::default().deadline(ms(20)).fuel(1_000_000);
+    // Blocks the thread, so that the call is not polled when its time is up.
+    let late =
+        host().function("late").component_wat(WAITS).limits(limits).import("", "wait", async |context: Context, ()| {
+            while !context.remaining().is_zero() {
+                std::hint::spin_loop();
+            }
+        });
+    let kinds: Mutex<Vec<ErrorKind>> = Mutex::default();
+    let late = late.load().await.unwrap();
+    let ended = late
+        .session(async |s| {
+            let told = s.call::<()>("run", ()).await.map_err(|e| e.kind()).unwrap_err();
+            kinds.lock().unwrap().push(told);
+            Ok(())
+        })
+        .await;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(*kinds.lock().unwrap(), [ErrorKind::TimedOut]);
+}
+
+#[test]
+fn loading_outside_of_a_runtime_is_an_error() {
+    let loading = host().function("f").component_wat("(component)").load();
+    let error = futures_util::FutureExt::now_or_never(loading).unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+    assert!(error.to_string().contains("load_blocking"), "{error}");
 }

@@ -43,6 +43,8 @@ pub(crate) struct Facts {
 pub(crate) enum Refusal {
     /// Not a component; the text says what it is instead.
     Invalid(String),
+    /// Types within types, more than this.
+    TooDeep(u64),
     /// A component beyond a bound: its name, what was found, the bound.
     TooComplex { what: &'static str, found: u64, limit: u64 },
 }
@@ -77,7 +79,7 @@ const TYPE_NESTING: u64 = 250;
 /// same; nobody has hundreds of those in a section.
 fn bound_type_nesting(section: &[u8]) -> Result<(), Refusal> {
     let levels = section.windows(2).filter(|pair| pair[0] == 1 && matches!(pair[1], 0x41 | 0x42)).count();
-    within("nesting", levels as u64, TYPE_NESTING)
+    if levels as u64 > TYPE_NESTING { Err(Refusal::TooDeep(TYPE_NESTING)) } else { Ok(()) }
 }
 
 fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Refusal> {

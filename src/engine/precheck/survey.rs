@@ -281,7 +281,8 @@ impl Survey {
 
     /// The cost of the component with that index, `outer` scopes up. An index out of range is for the validator.
     fn cost(&self, outer: u32, index: u32) -> Cost {
-        let scope = self.scopes.len().checked_sub(1 + outer as usize).and_then(|at| self.scopes.get(at));
+        let scope =
+            self.scopes.len().checked_sub((outer as usize).saturating_add(1)).and_then(|at| self.scopes.get(at));
         scope.and_then(|scope| scope.components.get(index as usize)).copied().unwrap_or(self.dearest)
     }
 
@@ -303,7 +304,8 @@ impl Survey {
 
     /// The weight of the type with that index, `outer` spaces up.
     fn ty(&self, outer: u32, index: u32) -> u64 {
-        let space = self.spaces.len().checked_sub(1 + outer as usize).and_then(|at| self.spaces.get(at));
+        let space =
+            self.spaces.len().checked_sub((outer as usize).saturating_add(1)).and_then(|at| self.spaces.get(at));
         space.and_then(|space| space.types.get(index as usize)).copied().unwrap_or(self.heaviest)
     }
 
