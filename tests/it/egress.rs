@@ -264,6 +264,22 @@ async fn connections_are_kept_for_each_tenant_apart() {
     }
 }
 
+/// A wildcard stands for any number of names, and each connection is an open file.
+#[tokio::test]
+async fn connections_of_a_tenant_are_bounded() {
+    let server = serve(None).await;
+    let mut names = Names::new([&["93.184.216.34"]]);
+    names.instead = Some(server.address);
+    let client = load(&names.host(|host| host), GUESTS[0], [Http::to("http://*.many.test")]).await;
+    for at in 0..64 {
+        assert!(fetch(&client, get("http", format!("n{at}.many.test"), "/")).await.value.is_ok(), "{at}");
+    }
+    let one_more = get("http", "one-more.many.test", "/");
+    assert_eq!(fetch(&client, one_more.clone()).await.value.unwrap_err(), "ConnectionLimitReached");
+    assert!(fetch(&client, get("http", "n7.many.test", "/")).await.value.is_ok(), "one that is open");
+    assert!(fetch(&client.tenant("other"), one_more).await.value.is_ok(), "another tenant");
+}
+
 /// A redirect is an answer like others.
 #[tokio::test]
 async fn redirects_are_the_guests() {

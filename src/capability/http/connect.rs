@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 use wasmtime_wasi_http::WasiBody;
 
@@ -90,6 +91,7 @@ pub(super) enum Unreachable {
     NoAddress,
     Prohibited(IpAddr),
     Connect(io::Error),
+    TooMany,
 }
 
 impl fmt::Display for Unreachable {
@@ -99,6 +101,7 @@ impl fmt::Display for Unreachable {
             Unreachable::NoAddress => f.write_str("the name has no address"),
             Unreachable::Prohibited(address) => write!(f, "no grant allows the address {address}"),
             Unreachable::Connect(error) => write!(f, "no connection: {error}"),
+            Unreachable::TooMany => f.write_str("too many connections are open"),
         }
     }
 }
@@ -107,7 +110,9 @@ impl std::error::Error for Unreachable {}
 
 /// Clients of one function: one for each tenant, so that no tenant's request goes over another's connection.
 pub(super) struct Clients {
-    connector: HttpsConnector<Connector>,
+    network: Arc<dyn Network>,
+    tls: rustls::ClientConfig,
+    rules: Arc<[Rule]>,
     /// Those used last come first.
     open: Mutex<VecDeque<(Option<Arc<str>>, HttpClient)>>,
 }
@@ -119,17 +124,15 @@ const MAX_CLIENTS: usize = 64;
 /// Idle connections that are kept for each tenant and origin, and for how long.
 const MAX_IDLE: usize = 4;
 const IDLE: Duration = Duration::from_secs(30);
+/// Connections of one tenant to all origins together, idle ones included: a grant with a wildcard is for any number of
+/// names, and each connection is an open file.
+const MAX_CONNECTIONS: usize = 64;
 /// Bytes of the head of a response.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 impl Clients {
     pub(super) fn new(wires: &Wires, rules: Arc<[Rule]>) -> Clients {
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(wires.tls.clone())
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(Connector { network: Arc::clone(&wires.network), rules });
-        Clients { connector, open: Mutex::default() }
+        Clients { network: Arc::clone(&wires.network), tls: wires.tls.clone(), rules, open: Mutex::default() }
     }
 
     pub(super) fn of(&self, tenant: Option<&Arc<str>>) -> HttpClient {
@@ -146,6 +149,15 @@ impl Clients {
     }
 
     fn client(&self) -> HttpClient {
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(self.tls.clone())
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(Connector {
+                network: Arc::clone(&self.network),
+                rules: Arc::clone(&self.rules),
+                places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            });
         Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -153,7 +165,7 @@ impl Clients {
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_max_buf_size(MAX_HEAD)
             .http2_max_header_list_size(MAX_HEAD as u32)
-            .build(self.connector.clone())
+            .build(connector)
     }
 }
 
@@ -161,10 +173,12 @@ impl Clients {
 pub(super) struct Connector {
     network: Arc<dyn Network>,
     rules: Arc<[Rule]>,
+    places: Arc<Semaphore>,
 }
 
 impl Connector {
     async fn dial(self, uri: Uri) -> Result<TokioIo<Wire>, Unreachable> {
+        let place = self.places.try_acquire_owned().map_err(|_| Unreachable::TooMany)?;
         let host = uri.host().unwrap_or_default();
         let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&http::uri::Scheme::HTTP) { 80 } else { 443 });
         let addresses = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
@@ -178,7 +192,7 @@ impl Connector {
         let mut last = Unreachable::NoAddress;
         for address in addresses {
             match self.network.connect(SocketAddr::new(address, port)).await {
-                Ok(stream) => return Ok(TokioIo::new(Wire(stream))),
+                Ok(stream) => return Ok(TokioIo::new(Wire { stream, _place: place })),
                 Err(error) => last = Unreachable::Connect(error),
             }
         }
@@ -201,7 +215,10 @@ impl Service<Uri> for Connector {
 }
 
 /// A [`Stream`] in the form that hyper wants.
-pub(super) struct Wire(Box<dyn Stream>);
+pub(super) struct Wire {
+    stream: Box<dyn Stream>,
+    _place: OwnedSemaphorePermit,
+}
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
@@ -211,18 +228,18 @@ impl Connection for Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

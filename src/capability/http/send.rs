@@ -202,6 +202,7 @@ fn explain(error: &(dyn StdError + 'static)) -> Cause {
                 Unreachable::Resolve(_) | Unreachable::NoAddress => {
                     Cause::Guest(Error::DnsError { rcode: None, info_code: None })
                 }
+                Unreachable::TooMany => Cause::Guest(Error::ConnectionLimitReached),
                 Unreachable::Connect(error) => Cause::Guest(match error.kind() {
                     io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
                     io::ErrorKind::TimedOut => Error::ConnectionTimeout,
