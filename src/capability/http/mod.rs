@@ -131,9 +131,11 @@ impl Http {
         self
     }
 
-    /// From the request to the end of the response's body. Default 30 s; the call's own deadline holds besides.
+    /// From the request to the end of the response's body. Default 30 s, at most a year; the call's own deadline holds
+    /// besides.
     pub fn timeout(mut self, timeout: Duration) -> Http {
-        self.bounds.timeout = timeout;
+        // More is more than a clock can add to the time of day.
+        self.bounds.timeout = timeout.min(Duration::from_secs(365 * 24 * 3600));
         self
     }
 

@@ -131,11 +131,7 @@ impl Exchange {
         let request = Request::from_parts(parts, body.boxed_unsync());
 
         let ends = Instant::now() + bounds.timeout;
-        let head = match (options.connect_timeout, options.first_byte_timeout) {
-            (None, None) => bounds.timeout,
-            (connect, first) => bounds.timeout.min(connect.unwrap_or_default() + first.unwrap_or_default()),
-        };
-        let response = tokio::time::timeout(head, client.request(request)).await;
+        let response = tokio::time::timeout(until_head(options, bounds.timeout), client.request(request)).await;
         let response = response.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
             let found = explain(&error);
             if let Cause::Prohibited(address) = found
@@ -158,6 +154,13 @@ impl Exchange {
         });
         Ok((response, Box::new(std::future::ready(Ok(())))))
     }
+}
+
+/// How long the head of a response may take: as the guest says, within the grant's time. What it does not say, it does
+/// not narrow.
+fn until_head(options: RequestOptions, timeout: Duration) -> Duration {
+    let part = |narrower: Option<Duration>| narrower.unwrap_or(timeout);
+    timeout.min(part(options.connect_timeout).saturating_add(part(options.first_byte_timeout)))
 }
 
 fn denial(asked: &str, refusal: &Refusal) -> Denial {
@@ -320,4 +323,24 @@ fn size(frame: &Frame<Bytes>) -> u64 {
         .trailers_ref()
         .map_or(0, |fields| fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum());
     (data + trailers) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_narrows_the_time_and_never_widens_it() {
+        let (short, timeout) = (Duration::from_secs(1), Duration::from_secs(30));
+        for (connect, first, expected) in [
+            (None, None, timeout),
+            (Some(short), None, timeout),
+            (None, Some(short), timeout),
+            (Some(short), Some(short), short * 2),
+            (Some(Duration::MAX), Some(Duration::MAX), timeout),
+        ] {
+            let options = RequestOptions { connect_timeout: connect, first_byte_timeout: first, ..Default::default() };
+            assert_eq!(until_head(options, timeout), expected, "{options:?}");
+        }
+    }
 }
