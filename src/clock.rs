@@ -2,7 +2,12 @@
 //!
 //! A call reads a calibrated cycle counter about twice for each poll; a system call would cost more than the call.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+/// The time of day.
+pub(crate) fn wall() -> SystemTime {
+    SystemTime::now()
+}
 
 /// A monotonic clock that is read without a system call. Instants are nanoseconds since an arbitrary start.
 #[derive(Clone, Debug)]

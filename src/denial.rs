@@ -1,40 +1,58 @@
 //! A refused request for a capability, as a record: what was asked, which rule said no, how to allow it.
 
+use crate::clock;
 use crate::error::sanitise;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// One request of a guest that was refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     capability: String,
     rule: String,
-    allow: String,
+    allow: Option<Allow>,
+    function: Arc<str>,
+    tenant: Option<Arc<str>>,
+    at: SystemTime,
+}
+
+/// What would allow it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Allow {
+    rust: String,
+    toml: Option<String>,
 }
 
 /// How many refusals of one call are kept; a guest in a loop must not fill the host's memory.
 pub(crate) const MAX_DENIALS: usize = 32;
+/// How many refusals a host keeps.
+const MAX_AUDITED: usize = 1_024;
 
-/// A call's refusals that happen while its guest waits, on tasks of their own.
-#[derive(Clone, Default)]
-pub(crate) struct Denials(Arc<Mutex<Vec<Denial>>>);
-
-impl Denials {
-    pub(crate) fn push(&self, denial: Denial) {
-        let mut kept = self.0.lock();
-        if kept.len() < MAX_DENIALS {
-            kept.push(denial);
+impl Denial {
+    /// `rule` is which rule said no, and which was the nearest.
+    pub(crate) fn new(capability: &str, rule: &str) -> Denial {
+        Denial {
+            capability: sanitise(capability, 256),
+            rule: sanitise(rule, 256),
+            allow: None,
+            function: "".into(),
+            tenant: None,
+            at: clock::wall(),
         }
     }
 
-    pub(crate) fn take(&self) -> Vec<Denial> {
-        std::mem::take(&mut self.0.lock())
+    /// What would allow it: in Rust, and as a line of a policy where there is one.
+    pub(crate) fn allowed_by(mut self, rust: &str, toml: Option<&str>) -> Denial {
+        self.allow = Some(Allow { rust: sanitise(rust, 512), toml: toml.map(|line| sanitise(line, 512)) });
+        self
     }
-}
 
-impl Denial {
-    pub(crate) fn new(capability: &str, rule: &str, allow: &str) -> Denial {
-        Denial { capability: sanitise(capability, 256), rule: sanitise(rule, 256), allow: sanitise(allow, 512) }
+    pub(crate) fn of(mut self, function: &Arc<str>, tenant: Option<&Arc<str>>) -> Denial {
+        self.function = Arc::clone(function);
+        self.tenant = tenant.cloned();
+        self
     }
 
     /// What the guest asked for, such as `wasi:sockets/tcp-create-socket#create-tcp-socket`.
@@ -47,8 +65,123 @@ impl Denial {
         &self.rule
     }
 
+    /// What would allow it, in Rust; none where nothing can.
+    pub fn allow(&self) -> Option<&str> {
+        self.allow.as_ref().map(|allow| allow.rust.as_str())
+    }
+
+    /// The line of a [`Policy`](crate::Policy) that would allow it; none where nothing can, or only Rust.
+    pub fn allow_toml(&self) -> Option<&str> {
+        self.allow.as_ref().and_then(|allow| allow.toml.as_deref())
+    }
+
+    /// The function whose guest asked.
+    pub fn function(&self) -> &str {
+        &self.function
+    }
+
+    /// The tenant for whom it was called.
+    pub fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    /// When it asked.
+    pub fn at(&self) -> SystemTime {
+        self.at
+    }
+
     /// The whole story in one line: what was asked, which rule said no, and how to allow it.
     pub fn explain(&self) -> String {
-        format!("{} was denied: {}; to allow it: {}", self.capability, self.rule, self.allow)
+        let allow = match &self.allow {
+            None => "nothing can".to_owned(),
+            Some(Allow { rust, toml: None }) => rust.clone(),
+            Some(Allow { rust, toml: Some(toml) }) => format!("{rust}, or in a policy: {toml}"),
+        };
+        format!("{} was denied: {}; to allow it: {allow}", self.capability, self.rule)
+    }
+}
+
+/// The last refusals of a host, of all functions and tenants.
+#[derive(Default)]
+pub(crate) struct Audit(Mutex<VecDeque<Denial>>);
+
+impl Audit {
+    /// Oldest first.
+    pub(crate) fn list(&self) -> Vec<Denial> {
+        self.0.lock().iter().cloned().collect()
+    }
+
+    fn push(&self, denial: Denial) {
+        let mut kept = self.0.lock();
+        if kept.len() == MAX_AUDITED {
+            kept.pop_front();
+        }
+        kept.push_back(denial);
+    }
+}
+
+/// A call's refusals. They happen while its guest waits, some on tasks of their own.
+#[derive(Clone)]
+pub(crate) struct Denials(Arc<Refused>);
+
+struct Refused {
+    list: Mutex<Vec<Denial>>,
+    audit: Arc<Audit>,
+    function: Arc<str>,
+    tenant: Option<Arc<str>>,
+}
+
+impl Denials {
+    pub(crate) fn new(audit: Arc<Audit>, function: Arc<str>, tenant: Option<Arc<str>>) -> Denials {
+        Denials(Arc::new(Refused { list: Mutex::default(), audit, function, tenant }))
+    }
+
+    /// Keeps it, tells the host's audit, and says so as an event; beyond [`MAX_DENIALS`] none of that.
+    pub(crate) fn push(&self, denial: Denial) {
+        let Refused { list, audit, function, tenant } = &*self.0;
+        let mut kept = list.lock();
+        if kept.len() >= MAX_DENIALS {
+            return;
+        }
+        let denial = denial.of(function, tenant.as_ref());
+        tracing::warn!(
+            function = %sanitise(function, 128),
+            tenant = tenant.as_ref().map(|tenant| sanitise(tenant, 128)),
+            capability = denial.capability,
+            rule = denial.rule,
+            "denied"
+        );
+        audit.push(denial.clone());
+        kept.push(denial);
+    }
+
+    /// The last one, in one line.
+    pub(crate) fn last(&self) -> Option<String> {
+        self.0.list.lock().last().map(Denial::explain)
+    }
+
+    pub(crate) fn take(&self) -> Vec<Denial> {
+        std::mem::take(&mut self.0.list.lock())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_of_refusals_fills_nothing() {
+        let audit = Arc::new(Audit::default());
+        let denial = |n: usize| Denial::new(&format!("thing {n}"), "no rule").allowed_by("`.grant(..)`", Some("x = 1"));
+        for call in 0..100 {
+            let denials = Denials::new(Arc::clone(&audit), "f".into(), Some("acme".into()));
+            (0..1_000).for_each(|n| denials.push(denial(call * 1_000 + n)));
+            assert_eq!(denials.take().len(), MAX_DENIALS);
+        }
+        let kept = audit.list();
+        assert_eq!(kept.len(), MAX_AUDITED);
+        let last = &kept[MAX_AUDITED - 1];
+        assert_eq!((last.capability(), last.function(), last.tenant()), ("thing 99031", "f", Some("acme")));
+        assert_eq!(last.explain(), "thing 99031 was denied: no rule; to allow it: `.grant(..)`, or in a policy: x = 1");
     }
 }

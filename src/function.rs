@@ -440,6 +440,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 max_random: limits.random,
                 clock: &host.clock,
                 wires: &host.wires,
+                audit: &host.audit,
             },
         )?;
         let given = Given { provided, link, closures: self.closures };

@@ -2,6 +2,7 @@
 
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
+use crate::denial::{Audit, Denial};
 use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub seats: Semaphore,
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
+    pub audit: Arc<Audit>,
 }
 
 impl Host {
@@ -42,6 +44,12 @@ impl Host {
     /// A host with other settings than the defaults.
     pub fn builder() -> HostBuilder {
         HostBuilder { seats: None, tick: Duration::from_millis(1), meter: None, network: None, roots: Vec::new() }
+    }
+
+    /// What guests were refused, of all functions and tenants, oldest first: the last 1 024, and of one call at most 32.
+    /// Each is a `tracing` event as well, of level `WARN`.
+    pub fn denials(&self) -> Vec<Denial> {
+        self.0.audit.list()
     }
 
     /// Begins to load a function. Its name is for people: it stands in errors and receipts.
@@ -132,6 +140,6 @@ impl HostBuilder {
         }
         let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
-        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter, wires })))
+        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter, wires, audit: Arc::default() })))
     }
 }

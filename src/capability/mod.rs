@@ -19,12 +19,13 @@ use http::Http;
 pub use random::Random;
 
 use crate::clock::Clock;
+use crate::denial::{Audit, Denials};
 use crate::error::{Error, ErrorKind, Result};
-use http::{Egress, Wires};
+use http::{Egress, Outgoing, Wires};
 use std::sync::Arc;
-use wasmtime::component::Linker;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiView};
-use wasmtime_wasi_http::WasiHttpView;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
 /// [`Env`], [`Args`], [`Http`].
@@ -93,6 +94,7 @@ pub(crate) struct Bound {
     pub args: Vec<String>,
     pub max_random: u64,
     pub egress: Option<Arc<Egress>>,
+    audit: Arc<Audit>,
 }
 
 /// What grants are bound to.
@@ -102,6 +104,7 @@ pub(crate) struct Binding<'a> {
     pub max_random: u64,
     pub clock: &'a Clock,
     pub wires: &'a Wires,
+    pub audit: &'a Arc<Audit>,
 }
 
 impl Bound {
@@ -117,6 +120,7 @@ impl Bound {
             args: Vec::new(),
             max_random: to.max_random,
             egress: None,
+            audit: Arc::clone(to.audit),
         };
         let mut once: Vec<&str> = Vec::new();
         let mut origins = Vec::new();
@@ -161,26 +165,71 @@ impl Bound {
     }
 
     /// Links what the grants bring.
-    pub(crate) fn link<T: WasiHttpView>(&self, linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    pub(crate) fn link<T: Reach>(&self, linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
         if self.egress.is_some() {
             http::link(linker, asynchronous)?;
         }
         Ok(())
     }
 
-    /// One call's WASI, made when the guest first touches it.
-    pub(crate) fn view(&self, call: Option<&cli::Invocation>, output: &cli::Capture) -> WasiCtx {
+    /// Where one call's refusals are kept.
+    pub(crate) fn denials(&self, tenant: Option<Arc<str>>) -> Denials {
+        Denials::new(Arc::clone(&self.audit), Arc::clone(&self.function), tenant)
+    }
+
+    /// One call's share, made when the guest first touches a capability.
+    pub(crate) fn view(&self, call: Call<'_>) -> View {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(self.max_random);
         self.clocks.view(&mut wasi);
         self.random.view(&mut wasi);
-        cli::view(self, call, output, &mut wasi);
-        wasi.build()
+        let capture = cli::Capture::new(call.max_log);
+        cli::view(self, call.invocation, &capture, &mut wasi);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(call.max_handles);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(http::MAX_FIELDS);
+        let outgoing = Outgoing::new(self.egress.clone(), call.tenant.cloned(), call.denials);
+        View { table, wasi: wasi.build(), http, outgoing, capture }
     }
 }
 
+/// What a [`View`] is made for.
+pub(crate) struct Call<'a> {
+    pub tenant: Option<&'a Arc<str>>,
+    pub invocation: Option<&'a cli::Invocation>,
+    pub max_log: usize,
+    pub max_handles: usize,
+    pub denials: Denials,
+}
+
+/// One call's share of the capabilities.
+pub(crate) struct View {
+    pub table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    pub capture: cli::Capture,
+}
+
+impl View {
+    pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+
+    pub(crate) fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// What holds a call's [`View`]. The linkers' functions fetch theirs by it.
+pub(crate) trait Reach: WasiView + WasiHttpView {
+    /// Counts a host call of the guest's.
+    fn view(&mut self) -> &mut View;
+}
+
 /// Links what every function may use. `asynchronous` engines get WASI 0.3 besides 0.2.
-pub(crate) fn link<T: WasiView + WasiHttpView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+pub(crate) fn link<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
     link_io(linker)?;
     clocks::link(linker, asynchronous)?;
     random::link(linker, asynchronous)?;
@@ -215,10 +264,7 @@ fn link_filesystem<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> w
 
 /// The standard interfaces that are not granted yet: for their resource types, which other interfaces share. Whoever links
 /// these replaces every function by a denial.
-pub(crate) fn link_types_of_denied<T: WasiView + WasiHttpView>(
-    linker: &mut Linker<T>,
-    asynchronous: bool,
-) -> wasmtime::Result<()> {
+pub(crate) fn link_types_of_denied<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
     use wasmtime_wasi::p2::bindings::sockets;
     use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
     sockets::network::add_to_linker::<T, WasiSockets>(linker, &Default::default(), T::sockets)?;
@@ -331,7 +377,15 @@ mod tests {
     fn grants_without_effect_are_refused() {
         let imports = ["wasi:cli/environment@0.2.6".to_owned()];
         let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
-        let to = || Binding { function: &function, imports: &imports, max_random: 1, clock: &clock, wires: &wires };
+        let audit = Arc::default();
+        let to = || Binding {
+            function: &function,
+            imports: &imports,
+            max_random: 1,
+            clock: &clock,
+            wires: &wires,
+            audit: &audit,
+        };
         let bind = |grants: &[Grant]| Bound::bind(grants, to());
         assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);
         let refused = |grants: &[Grant]| bind(grants).err().unwrap().to_string();

@@ -46,7 +46,7 @@ pub(crate) async fn serve(
         Some("https") => p2::bindings::http::types::Scheme::Https,
         _ => p2::bindings::http::types::Scheme::Http,
     };
-    let mut view = lease.store.data_mut().own_http();
+    let mut view = lease.store.data_mut().own_view().http();
     let request = view.new_incoming_request(scheme, request)?;
     let (set, mut answer) = oneshot::channel();
     let out = view.new_response_outparam(set)?;
@@ -86,7 +86,7 @@ async fn serve_03(
     read: impl Future<Output = Result<(), Fault>>,
 ) -> Result<(), Fault> {
     let (request, sent) = accessor.with(|mut access| {
-        let view = access.get().own_http();
+        let view = access.get().own_view().http();
         let (request, sent) = p3::Request::from_http(view.hooks, request);
         let sent: Pin<Box<dyn Future<Output = Result<(), HttpError>> + Send>> = Box::pin(sent);
         wasmtime::error::Ok((view.table.push(request)?, sent))
@@ -94,7 +94,7 @@ async fn serve_03(
     let answer = service.wasi_http_handler().call_handle(accessor, request).await?;
     let answer = answer.map_err(|code| refused(&code))?;
     let answer = accessor.with(|mut access| {
-        let answer = access.get().own_http().table.delete(answer)?;
+        let answer = access.get().own_view().http().table.delete(answer)?;
         answer.into_http_with_getter(&mut access, sent, State::http)
     })?;
     let _ = response.send(answer);

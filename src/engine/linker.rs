@@ -154,7 +154,7 @@ fn ungranted<'a>(missing: impl Iterator<Item = &'a str>) -> Error {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for name in missing.take(MAX_UNGRANTED) {
         let grant = capability::how_to_grant(name);
-        denials.push(Denial::new(name, "it was not granted", &grant));
+        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, None));
         match groups.iter_mut().find(|(known, _)| *known == grant) {
             Some((_, names)) => names.push(name),
             None => groups.push((grant, vec![name])),
@@ -238,7 +238,8 @@ fn deny_function(
 ) -> wasmtime::Result<()> {
     let refuse = move |state: &mut State| {
         state.count_host_call();
-        state.deny(Denial::new(&capability, "it was not granted, and linked by `.deny_at_call()`", &allow));
+        let rule = "it was not granted, and linked by `.deny_at_call()`";
+        state.deny(Denial::new(&capability, rule).allowed_by(&allow, None));
         Err(Refused.into())
     };
     if ty.async_() {

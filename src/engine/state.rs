@@ -1,12 +1,11 @@
 //! [`State`]: the `T` of every `Store<T>`, all that belongs to one call.
 
 use super::budget::Budget;
-use crate::capability::Bound;
-use crate::capability::cli::{Capture, Invocation};
-use crate::capability::http::Outgoing;
+use crate::capability::cli::Invocation;
+use crate::capability::{Bound, Call, Reach, View};
 use crate::clock::Nanos;
 use crate::context::Context;
-use crate::denial::{Denial, MAX_DENIALS};
+use crate::denial::{Denial, Denials};
 use crate::error::Limit;
 use crate::limits::Resolved;
 use crate::usage::Output;
@@ -14,9 +13,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 /// All that belongs to one call. Small: what a call may never touch is made when it is first touched.
 pub struct State {
@@ -30,7 +28,8 @@ pub struct State {
     /// Set by a host function that can't end the call itself, for whoever looks next: the epoch's callback, or the one
     /// after each host call where fuel is counted.
     pub(crate) stop: Option<Stop>,
-    pub(crate) denials: Vec<Denial>,
+    /// Made with the first refusal, or with the view.
+    denials: Option<Denials>,
     pub(crate) bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
     deadline: Nanos,
@@ -39,7 +38,7 @@ pub struct State {
     pub(crate) invocation: Option<Box<Invocation>>,
     /// Bytes of an http exchange, which pass while the guest runs.
     pub(crate) flow: Option<Arc<Flow>>,
-    wasi: Option<Box<Wasi>>,
+    view: Option<Box<View>>,
     pub(crate) imports: Option<Box<dyn Any + Send>>,
 }
 
@@ -59,15 +58,6 @@ pub(crate) enum Stop {
     Deadline,
 }
 
-/// WASI of one call, made when the guest first touches it.
-struct Wasi {
-    ctx: WasiCtx,
-    table: ResourceTable,
-    http: WasiHttpCtx,
-    hooks: Outgoing,
-    capture: Capture,
-}
-
 impl State {
     pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, tenant: Option<Arc<str>>, deadline: Nanos) -> State {
         State {
@@ -79,14 +69,14 @@ impl State {
             max_handles: limits.handles,
             max_log: limits.log,
             stop: None,
-            denials: Vec::new(),
+            denials: None,
             bound,
             tenant,
             deadline,
             call_id: None,
             invocation: None,
             flow: None,
-            wasi: None,
+            view: None,
             imports: None,
         }
     }
@@ -109,17 +99,17 @@ impl State {
 
     /// Keeps a record of a refusal, up to a bound.
     pub(crate) fn deny(&mut self, denial: Denial) {
-        if self.denials.len() < MAX_DENIALS {
-            self.denials.push(denial);
-        }
+        self.denials.get_or_insert_with(|| self.bound.denials(self.tenant.clone())).push(denial);
+    }
+
+    /// The last refusal, in one line.
+    pub(crate) fn last_denial(&self) -> Option<String> {
+        self.denials.as_ref().and_then(Denials::last)
     }
 
     /// The refusals so far, those of requests under way included.
     pub(crate) fn take_denials(&mut self) -> Vec<Denial> {
-        let mut all = std::mem::take(&mut self.denials);
-        let asked = self.wasi.as_ref().map(|wasi| wasi.hooks.denials()).unwrap_or_default();
-        all.extend(asked.into_iter().take(MAX_DENIALS - all.len()));
-        all
+        self.denials.as_ref().map(Denials::take).unwrap_or_default()
     }
 
     /// Bytes of the arguments and of the result so far.
@@ -133,32 +123,31 @@ impl State {
 
     /// What the guest wrote, and the bytes dropped beyond the limit.
     pub(crate) fn take_output(&mut self) -> (Output, u64) {
-        self.wasi.as_ref().map(|wasi| wasi.capture.take()).unwrap_or_default()
+        self.view.as_ref().map(|view| view.capture.take()).unwrap_or_default()
     }
 
-    fn wasi(&mut self) -> &mut Wasi {
-        self.wasi.get_or_insert_with(|| {
-            let capture = Capture::new(self.max_log);
-            let mut table = ResourceTable::new();
-            table.set_max_capacity(self.max_handles);
-            let mut http = WasiHttpCtx::new();
-            http.set_field_size_limit(MAX_FIELDS);
-            let ctx = self.bound.view(self.invocation.as_deref(), &capture);
-            let hooks = Outgoing::new(self.bound.egress.clone(), self.tenant.clone());
-            Box::new(Wasi { ctx, table, http, hooks, capture })
+    /// The view, for what the host does itself.
+    pub(crate) fn own_view(&mut self) -> &mut View {
+        let State { view, denials, bound, tenant, .. } = self;
+        view.get_or_insert_with(|| {
+            let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone())).clone();
+            Box::new(bound.view(Call {
+                tenant: tenant.as_ref(),
+                invocation: self.invocation.as_deref(),
+                max_log: self.max_log,
+                max_handles: self.max_handles,
+                denials,
+            }))
         })
     }
 }
-
-/// Bytes of one set of http headers or trailers.
-const MAX_FIELDS: usize = 32 * 1024;
 
 impl Drop for State {
     /// A panic in a destructor of the embedder's imports, or of a request body of theirs, would leave the store half
     /// dropped and lose its slot in the pool.
     fn drop(&mut self) {
         guarded("the destructor of an import", || drop(self.imports.take()));
-        guarded("the destructor of a body", || drop(self.wasi.take()));
+        guarded("the destructor of a body", || drop(self.view.take()));
     }
 }
 
@@ -171,25 +160,21 @@ pub(crate) fn guarded(what: &str, foreign: impl FnOnce()) {
     }
 }
 
+impl Reach for State {
+    fn view(&mut self) -> &mut View {
+        self.count_host_call();
+        self.own_view()
+    }
+}
+
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.count_host_call();
-        let wasi = self.wasi();
-        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+        self.view().wasi()
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.count_host_call();
-        self.own_http()
-    }
-}
-
-impl State {
-    /// The view of http, for what the host does itself.
-    pub(crate) fn own_http(&mut self) -> WasiHttpCtxView<'_> {
-        let wasi = self.wasi();
-        WasiHttpCtxView { hooks: &mut wasi.hooks, table: &mut wasi.table, ctx: &mut wasi.http }
+        self.view().http()
     }
 }

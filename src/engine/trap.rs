@@ -78,7 +78,7 @@ fn exceeded(limit: Limit, message: String) -> Error {
 
 fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error {
     if error.is::<Refused>() {
-        let what = state.denials.last().map(|denial| denial.explain()).unwrap_or_else(|| "an import was denied".into());
+        let what = state.last_denial().unwrap_or_else(|| "an import was denied".into());
         return Error::new(ErrorKind::Denied, what);
     }
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {

@@ -176,13 +176,18 @@ async fn requests_go_where_a_grant_says() {
 
 #[tokio::test]
 async fn a_refusal_says_what_would_allow_it() {
-    let client = load(&Host::new().unwrap(), GUESTS[0], [Http::to("https://api.example.com").get("/v1/*")]).await;
+    let host = Host::new().unwrap();
+    let client = load(&host, GUESTS[0], [Http::to("https://api.example.com").get("/v1/*")]).await.tenant("acme");
     let reply = fetch(&client, get("https", "api.example.com", "/v2/items")).await;
     assert_eq!(
         reply.denials()[0].explain(),
         "http GET https://api.example.com/v2/items was denied: the rule for https://api.example.com does not allow \
-         GET /v2/items; to allow it: `.grant(Http::to(\"https://api.example.com\").get(\"/v2/items\"))`"
+         GET /v2/items; to allow it: `.grant(Http::to(\"https://api.example.com\").get(\"/v2/items\"))`, or in a \
+         policy: http = [{ to = \"https://api.example.com\", allow = [\"GET /v2/items\"] }]"
     );
+    let audit = host.denials();
+    assert_eq!(audit, reply.denials(), "the host keeps them as well");
+    assert_eq!((audit[0].function(), audit[0].tenant()), ("client", Some("acme")));
 }
 
 #[tokio::test]

@@ -392,9 +392,9 @@ impl Refusal {
         &self.rule
     }
 
-    /// The line of Rust that would allow it; none where nothing could.
-    pub(crate) fn allow(&self) -> Option<String> {
-        self.allow.as_deref().map(Grant::rust)
+    /// The line of Rust that would allow it, and that of a policy; none where nothing could.
+    pub(crate) fn allow(&self) -> Option<(String, String)> {
+        self.allow.as_deref().map(|grant| (grant.rust(), grant.toml()))
     }
 
     fn by_rules(target: &Target, nearest: Option<(&Rule, Fit)>) -> Refusal {
@@ -466,6 +466,13 @@ impl Grant {
         };
         let network = network.map(|network| format!(".network(\"{network}\")")).unwrap_or_default();
         format!(".grant(Http::to(\"{origin}\").{entry}{network})")
+    }
+
+    /// Nothing here needs an escape: origins, methods and paths hold neither quotes nor backslashes.
+    fn toml(&self) -> String {
+        let Grant { origin, method, path, network } = self;
+        let network = network.map(|network| format!(", network = [\"{network}\"]")).unwrap_or_default();
+        format!("http = [{{ to = \"{origin}\", allow = [\"{method} {path}\"]{network} }}]")
     }
 }
 

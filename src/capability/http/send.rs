@@ -28,8 +28,7 @@ const MAX_CHUNK: usize = 64 * 1024;
 pub(crate) struct Outgoing {
     egress: Option<Arc<Egress>>,
     tenant: Option<Arc<str>>,
-    /// Made with the first request.
-    denials: Option<Denials>,
+    denials: Denials,
     /// For each grant, made with the first request.
     in_flight: Vec<Arc<Semaphore>>,
 }
@@ -38,24 +37,18 @@ type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Io), Error>> + Send>;
 
 impl Outgoing {
-    pub(crate) fn new(egress: Option<Arc<Egress>>, tenant: Option<Arc<str>>) -> Outgoing {
-        Outgoing { egress, tenant, denials: None, in_flight: Vec::new() }
-    }
-
-    /// Takes the refusals so far.
-    pub(crate) fn denials(&self) -> Vec<Denial> {
-        self.denials.as_ref().map(Denials::take).unwrap_or_default()
+    pub(crate) fn new(egress: Option<Arc<Egress>>, tenant: Option<Arc<str>>, denials: Denials) -> Outgoing {
+        Outgoing { egress, tenant, denials, in_flight: Vec::new() }
     }
 
     /// Decides about a request. Nothing is sent.
     fn admit(&mut self, request: Request<WasiBody>) -> Result<Exchange, Error> {
         let Some(egress) = &self.egress else { return Err(Error::HttpRequestDenied) };
-        let denials = self.denials.get_or_insert_default();
         let uri = request.uri();
         let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let target = egress::check(&egress.rules, request.method(), scheme, authority, path).map_err(|refusal| {
-            denials.push(denial(&asked(request.method(), uri), &refusal));
+            self.denials.push(denial(&asked(request.method(), uri), &refusal));
             match refusal.reason {
                 Reason::Method => Error::HttpRequestMethodInvalid,
                 Reason::TooLong => Error::HttpRequestUriTooLong,
@@ -80,7 +73,7 @@ impl Outgoing {
             bounds: *bounds,
             target,
             client: egress.clients.of(self.tenant.as_ref()),
-            denials: denials.clone(),
+            denials: self.denials.clone(),
             place: place.map_err(|_| Error::ConnectionLimitReached)?,
         })
     }
@@ -164,8 +157,11 @@ fn until_head(options: RequestOptions, timeout: Duration) -> Duration {
 }
 
 fn denial(asked: &str, refusal: &Refusal) -> Denial {
-    let allow = refusal.allow().map_or_else(|| "nothing can".to_owned(), |line| format!("`{line}`"));
-    Denial::new(asked, refusal.rule(), &allow)
+    let denial = Denial::new(asked, refusal.rule());
+    match refusal.allow() {
+        Some((rust, toml)) => denial.allowed_by(&format!("`{rust}`"), Some(&toml)),
+        None => denial,
+    }
 }
 
 /// A request in short. Without what may be a secret: a password before the host, and the query.

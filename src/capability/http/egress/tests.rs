@@ -169,7 +169,7 @@ fn a_refusal_says_which_rule_and_what_would_allow_it() {
     let granted = rules("https://api.example.com GET:/v1/*, http://127.0.0.1:8080, https://*.b.example PURGE:/x");
     let refused = |verb: &str, scheme, authority, path| {
         let refusal = check(&granted, &method(verb), scheme, authority, path).unwrap_err();
-        [Some(refusal.rule().to_owned()), refusal.allow()].map(Option::unwrap_or_default)
+        [refusal.rule().to_owned(), refusal.allow().map(|(rust, _)| rust).unwrap_or_default()]
     };
     let cases = [
         (
@@ -246,7 +246,8 @@ fn networks_are_those_of_all_rules_for_the_origin() {
     assert_eq!(refusal.reason, Reason::Address("private"));
     assert_eq!(refusal.rule(), "db.example.com leads to 192.168.0.1, which is not public (private)");
     let allow = ".grant(Http::to(\"https://db.example.com\").get(\"/a\").network(\"192.168.0.1/32\"))";
-    assert_eq!(refusal.allow().unwrap(), allow);
+    let toml = "http = [{ to = \"https://db.example.com\", allow = [\"GET /a\"], network = [\"192.168.0.1/32\"] }]";
+    assert_eq!(refusal.allow().unwrap(), (allow.to_owned(), toml.to_owned()));
 
     for (origin, authority) in
         [("http://127.0.0.1:8080", "127.0.0.1:8080"), ("http://[::ffff:7f00:1]", "[::ffff:7f00:1]")]
@@ -260,8 +261,8 @@ fn networks_are_those_of_all_rules_for_the_origin() {
 }
 
 fn assert_showable(refusal: &Refusal) {
-    let texts = [Some(refusal.rule().to_owned()), refusal.allow()];
-    for (text, max) in texts.into_iter().flatten().zip([256, 480]) {
+    let allowed = refusal.allow().into_iter().flat_map(|(rust, toml)| [rust, toml]);
+    for (text, max) in [refusal.rule().to_owned()].into_iter().chain(allowed).zip([256, 480, 480]) {
         assert!(text.len() <= max, "{} bytes: {text}", text.len());
         assert!(!text.contains(char::is_control), "{text:?}");
     }
