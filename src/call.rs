@@ -6,10 +6,11 @@
 use crate::capability::cli::Invocation;
 use crate::clock::{Clock, Nanos};
 use crate::engine::pool::Lease;
-use crate::engine::state::{State, guarded};
+use crate::engine::state::State;
 use crate::engine::ticker::{Alarm, Until};
 use crate::engine::trap::{self, Fault};
 use crate::error::{Error, ErrorKind, Result};
+use crate::foreign::guarded;
 use crate::function::Inner;
 use crate::limits::Resolved;
 use crate::usage::{Output, Receipt, Reply, Usage};
@@ -290,8 +291,7 @@ impl Ending<'_> {
             usage.fuel = lease.fuel_used();
             usage.cold = true;
             let state = lease.store.data_mut();
-            (output, usage.log_dropped) = state.take_output();
-            usage.log_bytes = (output.stdout.len() + output.stderr.len()) as u64;
+            (output, usage.log_bytes, usage.log_dropped) = state.take_output();
             (usage.bytes_in, usage.bytes_out) = state.traffic();
             usage.peak_memory = state.budget.peak;
             usage.host_calls = state.host_calls;

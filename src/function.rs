@@ -441,6 +441,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 clock: &host.clock,
                 wires: &host.wires,
                 audit: &host.audit,
+                secrets: &host.secrets,
+                sink: host.sink.as_ref(),
             },
         )?;
         let given = Given { provided, link, closures: self.closures };

@@ -1,5 +1,6 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
+use crate::capability::Secret;
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
@@ -7,6 +8,7 @@ use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::FunctionBuilder;
+use crate::log::LogSink;
 use crate::usage::Meter;
 use std::fmt;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub(crate) struct Inner {
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
     pub audit: Arc<Audit>,
+    pub secrets: Vec<Secret>,
+    pub sink: Option<Arc<dyn LogSink>>,
 }
 
 impl Host {
@@ -43,7 +47,15 @@ impl Host {
 
     /// A host with other settings than the defaults.
     pub fn builder() -> HostBuilder {
-        HostBuilder { seats: None, tick: Duration::from_millis(1), meter: None, network: None, roots: Vec::new() }
+        HostBuilder {
+            seats: None,
+            tick: Duration::from_millis(1),
+            meter: None,
+            network: None,
+            roots: Vec::new(),
+            secrets: Vec::new(),
+            sink: None,
+        }
     }
 
     /// What guests were refused, of all functions and tenants, oldest first: the last 1 024, and of one call at most 32.
@@ -75,6 +87,8 @@ pub struct HostBuilder {
     meter: Option<Arc<dyn Meter>>,
     network: Option<Arc<dyn Network>>,
     roots: Vec<Vec<u8>>,
+    secrets: Vec<Secret>,
+    sink: Option<Arc<dyn LogSink>>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -102,6 +116,12 @@ impl HostBuilder {
         self
     }
 
+    /// Tells `sink` what guests log. Default: nobody but `tracing`.
+    pub fn log(mut self, sink: impl LogSink) -> HostBuilder {
+        self.sink = Some(Arc::new(sink));
+        self
+    }
+
     /// How guests' requests reach other machines. Default: the operating system's resolver and sockets.
     pub fn network(mut self, network: impl Network) -> HostBuilder {
         self.network = Some(Arc::new(network));
@@ -111,6 +131,12 @@ impl HostBuilder {
     /// A certificate authority, as DER, that guests' requests trust besides those of the web.
     pub fn tls_root(mut self, certificate: impl Into<Vec<u8>>) -> HostBuilder {
         self.roots.push(certificate.into());
+        self
+    }
+
+    /// A secret that grants and policies may name; see [`Secret::of_host`]. Two of one name are an error.
+    pub fn secret(mut self, secret: Secret) -> HostBuilder {
+        self.secrets.push(secret);
         self
     }
 
@@ -127,6 +153,10 @@ impl HostBuilder {
         if self.tick < Duration::from_micros(100) || self.tick > Duration::from_millis(100) {
             return misuse(format!("a tick of {:?} is out of range; take one from 100 µs to 100 ms", self.tick));
         }
+        let twice = |secret: &&Secret| self.secrets.iter().filter(|other| other.name() == secret.name()).count() > 1;
+        if let Some(secret) = self.secrets.iter().find(twice) {
+            return misuse(format!("two secrets are named \"{}\"; rename one by `Secret::named`", secret.name()));
+        }
         if cfg!(panic = "abort") {
             tracing::warn!("built with panic = \"abort\": a panic in a host function ends the process, not the call");
         }
@@ -140,6 +170,16 @@ impl HostBuilder {
         }
         let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
-        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter, wires, audit: Arc::default() })))
+        Ok(Host(Arc::new(Inner {
+            engines,
+            ticker,
+            clock,
+            seats,
+            meter: self.meter,
+            wires,
+            audit: Arc::default(),
+            secrets: self.secrets,
+            sink: self.sink,
+        })))
     }
 }

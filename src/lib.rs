@@ -16,6 +16,8 @@ mod limits;
 mod usage;
 mod error;
 mod denial;
+mod log;
+mod foreign;
 mod resource;
 mod blocking;
 mod clock;
@@ -31,7 +33,7 @@ pub use self::http::Body;
 pub use blocking::block_on;
 pub use call::{CallOptions, Options};
 pub use capability::http::{BoxFuture, Http, Network, Stream};
-pub use capability::{Args, Clocks, Env, Grant, Random, Stdin};
+pub use capability::{Args, Clocks, Env, Grant, Log, Random, Secret, SecretSource, SecretValue, Secrets, Stdin};
 pub use command::Command;
 pub use context::Context;
 pub use denial::Denial;
@@ -44,6 +46,7 @@ pub use host::{Host, HostBuilder};
 #[doc = include_str!("guide/world.md")]
 pub use isopod_macros::world;
 pub use limits::{KIB, Limits, LoadLimits, MIB, Trust, UNLIMITED, ms};
+pub use log::{Level, LogLine, LogRecord, LogSink, LogSource};
 pub use resource::{Resource, Resources};
 pub use usage::{Meter, Output, Receipt, Reply, Usage};
 

@@ -2,6 +2,7 @@
 
 use crate::denial::Denial;
 use crate::error::ErrorKind;
+use crate::log::LogLine;
 use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
@@ -25,9 +26,10 @@ pub struct Usage {
     pub bytes_out: u64,
     /// Calls of the guest into host functions.
     pub host_calls: u64,
-    /// Bytes that the guest wrote to stdout and stderr and that were kept.
+    /// Bytes that the guest wrote to stdout and stderr and logged, and that were kept. A record of `wasi:logging` counts as
+    /// its texts and 64 bytes.
     pub log_bytes: u64,
-    /// Bytes that were written beyond the log limit and dropped.
+    /// Bytes that were written beyond the log limit, or logged faster than allowed, and dropped.
     pub log_dropped: u64,
     /// Whether the instance was started for this call. Always so for now, for a call that got that far.
     pub cold: bool,
@@ -71,7 +73,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// What the guest wrote to stdout and stderr, up to the function's log limit for both together.
+/// What the guest wrote to stdout and stderr and logged, up to the function's log limit for all together.
 ///
 /// The bytes are the guest's: they may hold anything, control characters included.
 #[non_exhaustive]
@@ -81,11 +83,15 @@ pub struct Output {
     pub stdout: Bytes,
     /// Standard error.
     pub stderr: Bytes,
+    /// Records of `wasi:logging`.
+    pub log: Vec<LogLine>,
 }
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Output {{ stdout: {} bytes, stderr: {} bytes }}", self.stdout.len(), self.stderr.len())
+        let Output { stdout, stderr, log } = self;
+        let (stdout, stderr, log) = (stdout.len(), stderr.len(), log.len());
+        write!(f, "Output {{ stdout: {stdout} bytes, stderr: {stderr} bytes, log: {log} records }}")
     }
 }
 
@@ -107,7 +113,7 @@ impl<T> Reply<T> {
         &self.denials
     }
 
-    /// What the guest wrote to stdout and stderr.
+    /// What the guest wrote to stdout and stderr, and logged.
     pub fn output(&self) -> &Output {
         &self.output
     }

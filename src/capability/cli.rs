@@ -1,20 +1,14 @@
-//! `wasi:cli`: environment, arguments, stdin, and stdout and stderr into a bounded buffer of the call.
-//!
-//! Writing never fails and never blocks: a guest's `println!` must not panic because nobody reads. What goes beyond
-//! the log limit is counted and dropped.
+//! `wasi:cli`: environment, arguments and stdin. Where stdout and stderr go is in [`logging`](super::logging).
 
 use super::Bound;
+use super::logging::Capture;
 use crate::error::{Error, ErrorKind, Result};
-use crate::usage::Output;
-use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use crate::log::LogSource;
+use bytes::Bytes;
+use std::env::VarError;
 use wasmtime::component::Linker;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 
 /// An environment variable of the guest. Without this grant the environment is empty.
@@ -40,10 +34,10 @@ impl Env {
         let value = match self.value {
             Some(value) => value,
             None => std::env::var(&self.name).map_err(|e| {
-                Error::new(
-                    ErrorKind::Misuse,
-                    format!("the grant Env::from_host(\"{}\") cannot be kept: {e}; set it, or use Env::var", self.name),
-                )
+                // Its own text has the value, which may be a secret.
+                let why = if e == VarError::NotPresent { "it is not set" } else { "it is not UTF-8" };
+                let text = format!("the grant Env::from_host(\"{}\") cannot be kept: {why}; use Env::var", self.name);
+                Error::new(ErrorKind::Misuse, text)
             })?,
         };
         Ok((self.name, value))
@@ -108,133 +102,5 @@ pub(super) fn view(bound: &Bound, call: Option<&Invocation>, capture: &Capture, 
     if !stdin.is_empty() {
         wasi.stdin(MemoryInputPipe::new(stdin));
     }
-    wasi.stdout(capture.pipe(Which::Stdout)).stderr(capture.pipe(Which::Stderr));
-}
-
-/// Where a call's stdout and stderr go.
-#[derive(Clone)]
-pub(crate) struct Capture(Arc<Mutex<Captured>>);
-
-struct Captured {
-    stdout: BytesMut,
-    stderr: BytesMut,
-    /// Bytes that may still be kept, for both together.
-    room: usize,
-    dropped: u64,
-}
-
-impl Capture {
-    pub(crate) fn new(limit: usize) -> Capture {
-        Capture(Arc::new(Mutex::new(Captured {
-            stdout: BytesMut::new(),
-            stderr: BytesMut::new(),
-            room: limit,
-            dropped: 0,
-        })))
-    }
-
-    /// What was kept, and how many bytes were dropped.
-    pub(crate) fn take(&self) -> (Output, u64) {
-        let mut captured = self.0.lock();
-        let output = Output { stdout: captured.stdout.split().freeze(), stderr: captured.stderr.split().freeze() };
-        (output, captured.dropped)
-    }
-
-    fn pipe(&self, which: Which) -> Pipe {
-        Pipe { capture: self.clone(), which }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Which {
-    Stdout,
-    Stderr,
-}
-
-#[derive(Clone)]
-struct Pipe {
-    capture: Capture,
-    which: Which,
-}
-
-impl Pipe {
-    fn keep(&self, bytes: &[u8]) {
-        let captured = &mut *self.capture.0.lock();
-        let kept = bytes.len().min(captured.room);
-        captured.room -= kept;
-        captured.dropped += (bytes.len() - kept) as u64;
-        match self.which {
-            Which::Stdout => captured.stdout.extend_from_slice(&bytes[..kept]),
-            Which::Stderr => captured.stderr.extend_from_slice(&bytes[..kept]),
-        }
-    }
-}
-
-impl IsTerminal for Pipe {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Pipe {
-    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-#[wasmtime_wasi::async_trait]
-impl Pollable for Pipe {
-    async fn ready(&mut self) {}
-}
-
-/// Bytes that a guest is told it may write at once; as large as wasmtime's own read chunks.
-const CHUNK: usize = 64 * 1024;
-
-impl OutputStream for Pipe {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.keep(&bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(CHUNK)
-    }
-}
-
-impl tokio::io::AsyncWrite for Pipe {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.keep(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn output_beyond_the_limit_is_counted_and_dropped() {
-        let capture = Capture::new(8);
-        capture.pipe(Which::Stdout).keep(b"hello");
-        capture.pipe(Which::Stderr).keep(b"world");
-        capture.pipe(Which::Stdout).keep(b"again");
-        let (output, dropped) = capture.take();
-        assert_eq!((&output.stdout[..], &output.stderr[..], dropped), (&b"hello"[..], &b"wor"[..], 7));
-    }
+    wasi.stdout(capture.pipe(LogSource::Stdout)).stderr(capture.pipe(LogSource::Stderr));
 }

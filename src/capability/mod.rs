@@ -5,33 +5,40 @@
 //! call's share of it when the guest first touches WASI; it does no I/O and cannot fail.
 //!
 //! Linked for everybody, as it carries no power: `wasi:io`, clocks at 1 ms, exit, empty environment and arguments,
-//! terminals (none), stdio into the call's bounded output, secure randomness, a filesystem without a single directory,
+//! terminals (none), stdio and `wasi:logging` into the call's bounded output, secure randomness, a filesystem without a single directory,
 //! the types of `wasi:http`.
 
 pub(crate) mod cli;
 pub(crate) mod clocks;
 pub(crate) mod http;
+pub(crate) mod logging;
 pub(crate) mod random;
+pub(crate) mod secrets;
 
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
 use http::Http;
+pub use logging::Log;
 pub use random::Random;
+pub use secrets::{Secret, SecretSource, SecretValue, Secrets};
 
 use crate::clock::Clock;
 use crate::denial::{Audit, Denials};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::LogSink;
 use http::{Egress, Outgoing, Wires};
+use logging::{Capture, Logger};
+use secrets::Keyring;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Http`].
+/// [`Env`], [`Args`], [`Log`], [`Http`], [`Secrets`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
-/// arguments and environment, stdout and stderr into the reply's [`Output`](crate::Output), a filesystem without a
+/// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
 /// directory, the types of `wasi:http`.
 ///
 /// ```
@@ -59,6 +66,8 @@ pub(crate) enum Kind {
     Env(Env),
     Args(Args),
     Http(Http),
+    Log(Log),
+    Secrets(Secrets),
 }
 
 impl Kind {
@@ -71,6 +80,8 @@ impl Kind {
             Kind::Env(_) => ("Env", &["wasi:cli/environment@"]),
             Kind::Args(_) => ("Args", &["wasi:cli/environment@"]),
             Kind::Http(_) => ("Http", &["wasi:http/outgoing-handler@", "wasi:http/client@"]),
+            Kind::Log(_) => ("Log", &["wasi:cli/stdout@", "wasi:cli/stderr@", "wasi:logging/logging@"]),
+            Kind::Secrets(_) => ("Secrets", &[secrets::INTERFACE]),
         }
     }
 }
@@ -80,7 +91,7 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args, Http);
+grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets);
 
 /// A function's grants in the form its calls use.
 pub(crate) struct Bound {
@@ -94,6 +105,8 @@ pub(crate) struct Bound {
     pub args: Vec<String>,
     pub max_random: u64,
     pub egress: Option<Arc<Egress>>,
+    pub keyring: Option<Arc<Keyring>>,
+    logger: Arc<Logger>,
     audit: Arc<Audit>,
 }
 
@@ -105,6 +118,14 @@ pub(crate) struct Binding<'a> {
     pub clock: &'a Clock,
     pub wires: &'a Wires,
     pub audit: &'a Arc<Audit>,
+    pub secrets: &'a [Secret],
+    pub sink: Option<&'a Arc<dyn LogSink>>,
+}
+
+impl Binding<'_> {
+    fn logger(&self, log: Log) -> Logger {
+        Logger::new(Arc::clone(self.function), self.sink.cloned(), log, self.clock.clone())
+    }
 }
 
 impl Bound {
@@ -120,10 +141,12 @@ impl Bound {
             args: Vec::new(),
             max_random: to.max_random,
             egress: None,
+            keyring: None,
+            logger: Arc::new(to.logger(Log::default())),
             audit: Arc::clone(to.audit),
         };
         let mut once: Vec<&str> = Vec::new();
-        let mut origins = Vec::new();
+        let (mut origins, mut keyring) = (Vec::new(), Keyring::default());
         for Grant(kind) in grants {
             let (name, interfaces) = kind.serves();
             if !to.imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
@@ -135,7 +158,7 @@ impl Bound {
                     ),
                 ));
             }
-            if !matches!(kind, Kind::Env(_) | Kind::Http(_)) {
+            if !matches!(kind, Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_)) {
                 if once.contains(&name) {
                     return Err(Error::new(
                         ErrorKind::Misuse,
@@ -150,18 +173,25 @@ impl Bound {
                 Kind::Stdin(stdin) => bound.stdin = stdin,
                 Kind::Env(env) => bound.env.push(env.bind()?),
                 Kind::Args(args) => bound.args = args.0,
+                Kind::Log(log) => bound.logger = Arc::new(to.logger(log)),
                 Kind::Http(origin) => origins.push(origin),
+                Kind::Secrets(Secrets { secret, reveal }) => drop(keyring.add(&secret, to.secrets, true, reveal)?),
             }
         }
         if !origins.is_empty() {
-            bound.egress = Some(Arc::new(Egress::bind(&origins, to.wires)?));
+            bound.egress = Some(Arc::new(Egress::bind(&origins, &mut keyring, to.secrets, to.wires)?));
+        }
+        if !keyring.is_empty() {
+            keyring.check()?;
+            bound.keyring = Some(Arc::new(keyring));
         }
         Ok(bound)
     }
 
     /// Whether a grant brings that interface, beyond those that are linked for everybody.
     pub(crate) fn provides(&self, import: &str) -> bool {
-        self.egress.is_some() && http::is_outgoing(import)
+        (self.egress.is_some() && http::is_outgoing(import))
+            || (self.has_named_secrets() && import == secrets::INTERFACE)
     }
 
     /// Links what the grants bring.
@@ -169,7 +199,14 @@ impl Bound {
         if self.egress.is_some() {
             http::link(linker, asynchronous)?;
         }
+        if self.has_named_secrets() {
+            secrets::link(linker)?;
+        }
         Ok(())
+    }
+
+    fn has_named_secrets(&self) -> bool {
+        self.keyring.as_ref().is_some_and(|keyring| keyring.has_named())
     }
 
     /// Where one call's refusals are kept.
@@ -183,20 +220,22 @@ impl Bound {
         wasi.max_random_size(self.max_random);
         self.clocks.view(&mut wasi);
         self.random.view(&mut wasi);
-        let capture = cli::Capture::new(call.max_log);
+        let capture = Capture::new(Arc::clone(&self.logger), call.tenant.cloned(), call.call_id, call.max_log);
         cli::view(self, call.invocation, &capture, &mut wasi);
         let mut table = ResourceTable::new();
         table.set_max_capacity(call.max_handles);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(http::MAX_FIELDS);
-        let outgoing = Outgoing::new(self.egress.clone(), call.tenant.cloned(), call.denials);
-        View { table, wasi: wasi.build(), http, outgoing, capture }
+        let (keyring, denials) = (self.keyring.clone(), call.denials);
+        let outgoing = Outgoing::new(self.egress.clone(), keyring.clone(), call.tenant.cloned(), denials.clone());
+        View { table, wasi: wasi.build(), http, outgoing, capture, keyring, denials }
     }
 }
 
 /// What a [`View`] is made for.
 pub(crate) struct Call<'a> {
     pub tenant: Option<&'a Arc<str>>,
+    pub call_id: u64,
     pub invocation: Option<&'a cli::Invocation>,
     pub max_log: usize,
     pub max_handles: usize,
@@ -209,7 +248,9 @@ pub(crate) struct View {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
-    pub capture: cli::Capture,
+    pub capture: Capture,
+    keyring: Option<Arc<Keyring>>,
+    denials: Denials,
 }
 
 impl View {
@@ -234,6 +275,7 @@ pub(crate) fn link<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasm
     clocks::link(linker, asynchronous)?;
     random::link(linker, asynchronous)?;
     cli::link(linker, asynchronous)?;
+    logging::link(linker)?;
     link_filesystem(linker, asynchronous)?;
     http::types::link(linker, asynchronous)
 }
@@ -325,6 +367,9 @@ const LINKED: &[&str] = &[
 
 /// Whether an import is linked for everybody.
 pub(crate) fn is_linked(import: &str) -> bool {
+    if import == logging::INTERFACE {
+        return true;
+    }
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
     // A pre-release or an older draft of WASI is another interface of the same name.
     LINKED.contains(&name) && ["0.2.", "0.3."].iter().any(|known| version.starts_with(known)) && !version.contains('-')
@@ -334,6 +379,9 @@ pub(crate) fn is_linked(import: &str) -> bool {
 pub(crate) fn how_to_grant(import: &str) -> String {
     if import.starts_with("wasi:http/") {
         return "`.grant(Http::to(\"https://..\"))` with the origin that it may send requests to".into();
+    }
+    if import.starts_with("isopod:secrets/") {
+        return "`.grant(Secrets::of(Secret::env(\"..\")))` with the secret that it may use".into();
     }
     if import.starts_with("wasi:sockets/") {
         return "nothing can, as isopod has no grant for sockets".into();
@@ -367,6 +415,8 @@ mod tests {
             ("wasi:clocks/timezone@0.2.0", false),
             ("wasi:cli/environment", false),
             ("acme:cli/environment@0.2.0", false),
+            ("wasi:logging/logging@0.1.0-draft", true),
+            ("wasi:logging/logging@0.2.0", false),
         ];
         for (import, linked) in cases {
             assert_eq!(is_linked(import), linked, "{import}");
@@ -385,6 +435,8 @@ mod tests {
             clock: &clock,
             wires: &wires,
             audit: &audit,
+            secrets: &[],
+            sink: None,
         };
         let bind = |grants: &[Grant]| Bound::bind(grants, to());
         assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);

@@ -7,10 +7,10 @@ use crate::clock::Nanos;
 use crate::context::Context;
 use crate::denial::{Denial, Denials};
 use crate::error::Limit;
+use crate::foreign::guarded;
 use crate::limits::Resolved;
 use crate::usage::Output;
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use wasmtime_wasi::{WasiCtxView, WasiView};
@@ -83,8 +83,7 @@ impl State {
 
     /// What a host function is told.
     pub(crate) fn context(&mut self) -> Context {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let call_id = *self.call_id.get_or_insert_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+        let call_id = *self.call_id.get_or_insert_with(next_call_id);
         Context::new(Arc::clone(&self.bound), self.tenant.clone(), call_id, self.deadline)
     }
 
@@ -121,18 +120,19 @@ impl State {
         (self.bytes_in + read, self.bytes_out + written)
     }
 
-    /// What the guest wrote, and the bytes dropped beyond the limit.
-    pub(crate) fn take_output(&mut self) -> (Output, u64) {
+    /// What the guest wrote and logged, the bytes of that, and the bytes dropped beyond the limit.
+    pub(crate) fn take_output(&mut self) -> (Output, u64, u64) {
         self.view.as_ref().map(|view| view.capture.take()).unwrap_or_default()
     }
 
     /// The view, for what the host does itself.
     pub(crate) fn own_view(&mut self) -> &mut View {
-        let State { view, denials, bound, tenant, .. } = self;
+        let State { view, denials, bound, tenant, call_id, .. } = self;
         view.get_or_insert_with(|| {
             let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone())).clone();
             Box::new(bound.view(Call {
                 tenant: tenant.as_ref(),
+                call_id: *call_id.get_or_insert_with(next_call_id),
                 invocation: self.invocation.as_deref(),
                 max_log: self.max_log,
                 max_handles: self.max_handles,
@@ -151,13 +151,9 @@ impl Drop for State {
     }
 }
 
-/// Runs foreign code, such as a destructor of the embedder's, whose panic must not get further.
-pub(crate) fn guarded(what: &str, foreign: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(foreign)) {
-        tracing::error!("{what} panicked");
-        // Dropping the payload may panic again; it is a few bytes, once per such bug.
-        std::mem::forget(payload);
-    }
+fn next_call_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Reach for State {

@@ -3,8 +3,8 @@
 //! It ticks while calls run and for [`IDLE_TICKS`] more, so that single calls do not pay for waking it; then it sleeps
 //! until the next call enters.
 
-use super::state::guarded;
 use crate::clock::{Clock, Nanos};
+use crate::foreign::guarded;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::pin::Pin;

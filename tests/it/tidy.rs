@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["error", "denial", "limits", "usage", "clock", "blocking", "resource"],
+    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign"],
     &["bindings"],
     &["capability"],
     &["engine", "context"],

@@ -148,6 +148,17 @@ impl Rule {
         self.networks.push(network);
     }
 
+    /// In normal form.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Whether nobody on the way can read what is sent.
+    pub(crate) fn is_confidential(&self) -> bool {
+        let here = matches!(self.host, HostPattern::Exact(Host::Ip(address)) if address.is_loopback());
+        self.scheme == Scheme::Https || here
+    }
+
     fn fit(&self, target: &Target) -> Fit {
         let host = match (&self.host, &target.host) {
             (HostPattern::Exact(own), host) => own == host,

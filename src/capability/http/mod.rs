@@ -5,17 +5,20 @@
 
 mod connect;
 mod egress;
+mod inject;
 mod send;
 pub(super) mod types;
 
 pub use connect::{BoxFuture, Network, Stream};
 pub(crate) use send::Outgoing;
 
+use super::secrets::{Keyring, Secret};
 use crate::error::{Error, ErrorKind, Result};
 use connect::Clients;
 pub(crate) use connect::Wires;
 use egress::Rule;
 use http::Method;
+use inject::{Injection, Place};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +43,7 @@ pub struct Http {
     origin: String,
     requests: Vec<(Method, String)>,
     networks: Vec<String>,
+    secrets: Vec<(Place, Secret)>,
     pub(super) bounds: HttpBounds,
     wrong: Option<String>,
 }
@@ -83,6 +87,7 @@ impl Http {
             origin: origin.into(),
             requests: Vec::new(),
             networks: Vec::new(),
+            secrets: Vec::new(),
             bounds: HttpBounds::default(),
             wrong: None,
         }
@@ -110,6 +115,42 @@ impl Http {
     /// Lets the origin's name resolve to addresses of that network, such as `10.1.0.0/16`, though they are not public.
     pub fn network(mut self, network: impl Into<String>) -> Http {
         self.networks.push(network.into());
+        self
+    }
+
+    /// Sends the secret with every request of this grant, as `authorization: Bearer`. The guest's own header of that name
+    /// is dropped, and the value taken out of the answer; the guest is not told of it. A secret goes over https only, or
+    /// to a loopback address.
+    ///
+    /// Of an answer's headers and body, the value is taken out in plain, base64, hex and URL form. A server that you let a
+    /// guest talk to can transform it in other ways, and guests are sent no compressed answers then.
+    pub fn bearer(self, secret: Secret) -> Http {
+        self.with(Place::Bearer, secret)
+    }
+
+    /// As [`bearer`](Http::bearer), as the password of `authorization: Basic` for that user.
+    pub fn basic(self, user: impl Into<String>, secret: Secret) -> Http {
+        self.with(Place::Basic(user.into()), secret)
+    }
+
+    /// As [`bearer`](Http::bearer), as the value of that header.
+    pub fn header(self, name: impl Into<String>, secret: Secret) -> Http {
+        self.with(Place::Header(name.into()), secret)
+    }
+
+    /// As [`bearer`](Http::bearer), as that parameter of the query.
+    pub fn query(self, name: impl Into<String>, secret: Secret) -> Http {
+        self.with(Place::Query(name.into()), secret)
+    }
+
+    /// Lets the guest say in which headers of these requests the secret stands: it asks `isopod:secrets` for a
+    /// placeholder, and the value takes its place on the way out.
+    pub fn secret(self, secret: Secret) -> Http {
+        self.with(Place::Placeholder, secret)
+    }
+
+    fn with(mut self, place: Place, secret: Secret) -> Http {
+        self.secrets.push((place, secret));
         self
     }
 
@@ -144,6 +185,18 @@ impl Http {
         self.origin.rsplit('@').next().unwrap_or_default()
     }
 
+    fn misuse(&self, why: &str) -> Error {
+        Error::new(ErrorKind::Misuse, format!("the grant Http::to(\"{}\") cannot be kept: {why}", self.shown()))
+    }
+
+    fn inject(&self, keyring: &mut Keyring, hosts: &[Secret]) -> Result<Vec<Injection>> {
+        let inject = |(place, secret): &(Place, Secret)| {
+            let secret = keyring.add(secret, hosts, *place == Place::Placeholder, false)?;
+            Ok(Injection { place: place.clone(), secret })
+        };
+        self.secrets.iter().map(inject).collect()
+    }
+
     fn rule(&self) -> Result<Rule, String> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
@@ -152,6 +205,15 @@ impl Http {
             return Err("nothing could be sent without a request in flight, or in no time".to_owned());
         }
         let mut rule = Rule::to(&self.origin)?;
+        if !self.secrets.is_empty() && !rule.is_confidential() {
+            return Err("a secret is sent over https only, or to a loopback address".to_owned());
+        }
+        for (index, (place, _)) in self.secrets.iter().enumerate() {
+            place.check()?;
+            if self.secrets[..index].iter().any(|(other, _)| other.excludes(place)) {
+                return Err("two secrets have the same place in a request".to_owned());
+            }
+        }
         for (method, path) in &self.requests {
             rule.allow(Some(method.clone()), path)?;
         }
@@ -175,18 +237,19 @@ pub(super) const MAX_FIELDS: usize = 32 * 1024;
 pub(crate) struct Egress {
     rules: Arc<[Rule]>,
     bounds: Vec<HttpBounds>,
+    /// For each rule.
+    injections: Vec<Vec<Injection>>,
     clients: Clients,
 }
 
 impl Egress {
-    pub(super) fn bind(grants: &[Http], wires: &Wires) -> Result<Egress> {
-        let misuse = |grant: &Http, why: String| {
-            Error::new(ErrorKind::Misuse, format!("the grant Http::to(\"{}\") cannot be kept: {why}", grant.shown()))
-        };
-        let rules = grants.iter().map(|grant| grant.rule().map_err(|why| misuse(grant, why)));
+    /// Hands the grants' secrets over to the function's `keyring`, which may find them among those of the host.
+    pub(super) fn bind(grants: &[Http], keyring: &mut Keyring, hosts: &[Secret], wires: &Wires) -> Result<Egress> {
+        let rules = grants.iter().map(|grant| grant.rule().map_err(|why| grant.misuse(&why)));
         let rules: Arc<[Rule]> = rules.collect::<Result<Vec<_>>>()?.into();
         Ok(Egress {
             bounds: grants.iter().map(|grant| grant.bounds).collect(),
+            injections: grants.iter().map(|grant| grant.inject(keyring, hosts)).collect::<Result<_>>()?,
             clients: Clients::new(wires, Arc::clone(&rules)),
             rules,
         })

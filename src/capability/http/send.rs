@@ -2,10 +2,15 @@
 
 use super::connect::{HttpClient, Unreachable};
 use super::egress::{self, Reason, Refusal, Target};
+use super::inject::{self, Place};
 use super::{Egress, HttpBounds};
+use crate::capability::secrets::scrub::{Piecewise, Scrubber};
+use crate::capability::secrets::{Keyring, Placeholders};
 use crate::denial::{Denial, Denials};
+use crate::error::sanitise;
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri, header};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -27,8 +32,11 @@ const MAX_CHUNK: usize = 64 * 1024;
 /// The way out of one call.
 pub(crate) struct Outgoing {
     egress: Option<Arc<Egress>>,
+    keyring: Option<Arc<Keyring>>,
     tenant: Option<Arc<str>>,
     denials: Denials,
+    /// What stands for secrets in the guest's headers.
+    pub(crate) placeholders: Placeholders,
     /// For each grant, made with the first request.
     in_flight: Vec<Arc<Semaphore>>,
 }
@@ -37,8 +45,13 @@ type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Io), Error>> + Send>;
 
 impl Outgoing {
-    pub(crate) fn new(egress: Option<Arc<Egress>>, tenant: Option<Arc<str>>, denials: Denials) -> Outgoing {
-        Outgoing { egress, tenant, denials, in_flight: Vec::new() }
+    pub(crate) fn new(
+        egress: Option<Arc<Egress>>,
+        keyring: Option<Arc<Keyring>>,
+        tenant: Option<Arc<str>>,
+        denials: Denials,
+    ) -> Outgoing {
+        Outgoing { egress, keyring, tenant, denials, placeholders: Placeholders::default(), in_flight: Vec::new() }
     }
 
     /// Decides about a request. Nothing is sent.
@@ -67,10 +80,21 @@ impl Outgoing {
         let (Some(place), Some(bounds)) = (self.in_flight.get(rule), egress.bounds.get(rule)) else {
             return Err(Error::HttpRequestDenied);
         };
+        let used = self.placeholders.iter().filter(|(_, text)| inject::holds(request.headers(), text));
+        let used: Vec<(usize, String)> = used.map(|(secret, text)| (secret, text.to_owned())).collect();
+        if let Some((secret, _)) = used.iter().find(|(secret, _)| !egress.lets_put(rule, *secret)) {
+            let name = self.keyring.as_ref().map_or("", |keyring| keyring.name(*secret));
+            self.denials.push(egress.misplaced(rule, name, &asked(request.method(), request.uri())));
+            return Err(Error::HttpRequestDenied);
+        }
         let place = Arc::clone(place).try_acquire_owned();
         Ok(Exchange {
             request,
             bounds: *bounds,
+            rule,
+            placeholders: used,
+            egress: Arc::clone(egress),
+            keyring: self.keyring.clone(),
             target,
             client: egress.clients.of(self.tenant.as_ref()),
             denials: self.denials.clone(),
@@ -106,34 +130,46 @@ struct Exchange {
     request: Request<WasiBody>,
     target: Target,
     bounds: HttpBounds,
+    egress: Arc<Egress>,
+    keyring: Option<Arc<Keyring>>,
+    /// The one that allows it.
+    rule: usize,
+    /// Those that stand in its headers, and their secrets.
+    placeholders: Vec<(usize, String)>,
     client: HttpClient,
     denials: Denials,
     place: OwnedSemaphorePermit,
 }
 
 impl Exchange {
-    async fn run(self, options: RequestOptions) -> Result<(Response<WasiBody>, Io), Error> {
-        let Exchange { request, target, bounds, client, denials, place } = self;
-        let (mut parts, body) = request.into_parts();
-        let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
-        let uri = uri.path_and_query(&*target.path_and_query);
-        parts.uri = uri.build().map_err(|_| Error::HttpRequestUriInvalid)?;
-        parts.headers.remove(header::HOST);
-        let asked = asked(&parts.method, &parts.uri);
-        let body = Bounded { body, left: bounds.request_bytes, limit: bounds.request_bytes };
-        let request = Request::from_parts(parts, body.boxed_unsync());
-
+    async fn run(mut self, options: RequestOptions) -> Result<(Response<WasiBody>, Io), Error> {
+        let bounds = self.bounds;
         let ends = Instant::now() + bounds.timeout;
-        let response = tokio::time::timeout(until_head(options, bounds.timeout), client.request(request)).await;
-        let response = response.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
-            let found = explain(&error);
-            if let Cause::Prohibited(address) = found
-                && let Err(refusal) = target.check_address(address)
-            {
-                denials.push(denial(&asked, &refusal));
-            }
-            Error::from(found)
-        })?;
+        let asked = asked(self.request.method(), self.request.uri());
+        let exchange = async {
+            let scrubber = self.inject().await.ok_or(Error::ConfigurationError)?;
+            let Exchange { request, target, client, denials, place, .. } = self;
+            let (mut parts, body) = request.into_parts();
+            let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
+            let uri = uri.path_and_query(&*target.path_and_query);
+            parts.uri = uri.build().map_err(|_| Error::HttpRequestUriInvalid)?;
+            parts.headers.remove(header::HOST);
+            let body = Bounded { body, left: bounds.request_bytes, limit: bounds.request_bytes };
+            let request = Request::from_parts(parts, body.boxed_unsync());
+            let response = client.request(request).await.map_err(|error| {
+                let found = explain(&error);
+                if let Cause::Prohibited(address) = found
+                    && let Err(refusal) = target.check_address(address)
+                {
+                    denials.push(denial(&asked, &refusal));
+                }
+                Error::from(found)
+            })?;
+            Ok::<_, Error>((response, scrubber, place))
+        };
+        let answered = tokio::time::timeout(until_head(options, bounds.timeout), exchange).await;
+        let (mut response, scrubber, place) = answered.map_err(|_| Error::HttpResponseTimeout)??;
+        scrub(response.headers_mut(), &scrubber);
         let response = response.map(|body| {
             let body = Inflow {
                 body,
@@ -143,9 +179,71 @@ impl Exchange {
                 pause: options.between_bytes_timeout.map(|pause| (pause, Box::pin(tokio::time::sleep(pause)))),
                 _place: place,
             };
-            body.boxed_unsync()
+            match scrubber.is_empty() {
+                true => body.boxed_unsync(),
+                false => Scrubbed { body, scrubber, pieces: Piecewise::default(), last: None }.boxed_unsync(),
+            }
         });
         Ok((response, Box::new(std::future::ready(Ok(())))))
+    }
+
+    /// Puts the secrets into the request. Gives what takes them out of the response; none if a secret cannot be had, or
+    /// cannot stand where it is to stand.
+    async fn inject(&mut self) -> Option<Arc<Scrubber>> {
+        let Exchange { request, target, egress, keyring, rule, placeholders, .. } = self;
+        let Some(keyring) = keyring else { return Some(Arc::default()) };
+        for injection in egress.injections.get(*rule).into_iter().flatten() {
+            if injection.place != Place::Placeholder {
+                let value = keyring.read_for_call(injection.secret).await?;
+                injection.place.put(&value, request.headers_mut(), &mut target.path_and_query)?;
+            }
+        }
+        for (secret, placeholder) in placeholders {
+            let value = keyring.read_for_call(*secret).await?;
+            inject::replace(request.headers_mut(), placeholder, &value)?;
+        }
+        let scrubber = keyring.scrubber();
+        if !scrubber.is_empty() {
+            // Nothing is found in what is compressed.
+            request.headers_mut().remove(header::ACCEPT_ENCODING);
+        }
+        Some(scrubber)
+    }
+}
+
+impl Egress {
+    /// Whether the guest may put that secret into headers of requests by that rule.
+    fn lets_put(&self, rule: usize, secret: usize) -> bool {
+        let injections = self.injections.get(rule).into_iter().flatten();
+        injections.into_iter().any(|known| known.place == Place::Placeholder && known.secret == secret)
+    }
+
+    fn misplaced(&self, rule: usize, secret: &str, asked: &str) -> Denial {
+        let name = sanitise(secret, 64);
+        let origin = self.rules.get(rule).map_or("", egress::Rule::origin);
+        let denial = Denial::new(
+            &format!("secret \"{name}\" in {asked}"),
+            &format!("the rule for {origin} is not granted the secret"),
+        );
+        denial.allowed_by(
+            &format!("`.secret(Secret::of_host(\"{name}\"))` at the grant Http::to(\"{origin}\")"),
+            Some(&format!("http = [{{ to = \"{origin}\", secret = \"{name}\" }}]")),
+        )
+    }
+}
+
+/// Takes secrets out of headers or trailers.
+fn scrub(headers: &mut HeaderMap, scrubber: &Scrubber) {
+    if scrubber.is_empty() {
+        return;
+    }
+    let named: Vec<_> = headers.keys().filter(|name| scrubber.is_in_name(name.as_str())).cloned().collect();
+    named.into_iter().for_each(|name| drop(headers.remove(name)));
+    for value in headers.values_mut() {
+        let mut text = value.as_bytes().to_vec();
+        if scrubber.mask(&mut text) {
+            *value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("*"));
+        }
     }
 }
 
@@ -309,6 +407,67 @@ impl Body for Inflow {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
+    }
+}
+
+/// A response's body without the values of secrets.
+struct Scrubbed {
+    body: Inflow,
+    scrubber: Arc<Scrubber>,
+    pieces: Piecewise,
+    /// What came after the data, and waits for what was held back of it.
+    last: Option<Option<Result<Frame<Bytes>, Error>>>,
+}
+
+impl Body for Scrubbed {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(last) = this.last.take() {
+                return Poll::Ready(last);
+            }
+            let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+            let data = match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
+                    let data = this.pieces.push(&this.scrubber, data);
+                    if data.is_empty() {
+                        continue;
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Ok(Err(mut other))) => {
+                    if let Some(trailers) = other.trailers_mut() {
+                        scrub(trailers, &this.scrubber);
+                    }
+                    Some(Ok(other))
+                }
+                // What was held back is lost with what would have followed it.
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => None,
+            };
+            this.last = Some(data);
+            let held = this.pieces.finish();
+            if !held.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(held))));
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (inner, held) = (self.body.size_hint(), self.pieces.held() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(held));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(held));
+        }
+        hint
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.last.is_none() && self.pieces.held() == 0 && self.body.is_end_stream()
     }
 }
 

@@ -1,0 +1,510 @@
+//! Secrets: values that a guest can use and not read.
+//!
+//! A [`Secret`] says where the value comes from, and is asked each time it is needed: a new value is used from then on. The
+//! value goes into requests in `http/send.rs`, where [`scrub`] takes it out of the answers. `isopod:secrets` gives the
+//! guest a handle for those that were granted to it by name.
+//!
+//! A value is in memory that is wiped when it is dropped. Copies on their way through TLS and the operating system are not.
+
+pub(super) mod scrub;
+
+use super::http::BoxFuture;
+use super::{Reach, View};
+use crate::bindings::capabilities::SecretHandle;
+use crate::bindings::capabilities::isopod::secrets::secrets as wit;
+use crate::denial::Denial;
+use crate::error::{Error, ErrorKind, Result, sanitise};
+use parking_lot::Mutex;
+use scrub::Scrubber;
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use wasmtime::component::{HasData, Linker, Resource};
+use zeroize::Zeroizing;
+
+/// A value that guests may use and not read: its name, and where the value comes from.
+///
+/// The name is for people and policies. The value is asked for each time it is needed, so that a new one needs no reload.
+/// It has at least 8 bytes, as a shorter one could not be told from other text in an answer, and at most 8 KiB.
+///
+/// There is no `Debug` and no `Serialize`, and no way to ask for the value.
+///
+/// ```
+/// use isopod::{Http, Secret, SecretValue};
+///
+/// let token = Secret::env("API_TOKEN");
+/// let vault = Secret::from_source("db-password", async || Ok(SecretValue::from("from a vault".to_owned())));
+/// let api = Http::to("https://api.example.com").get("/v1/*").bearer(token);
+/// ```
+#[derive(Clone)]
+pub struct Secret {
+    name: Arc<str>,
+    /// None for one that the host has under that name.
+    source: Option<Arc<dyn SecretSource>>,
+}
+
+/// Where a secret's value comes from: a vault, say. Any `Fn() -> Future` is one.
+pub trait SecretSource: Send + Sync + 'static {
+    /// The value as it is now. It is waited for as part of a call, until the call's deadline; an error is told to the guest
+    /// as "unavailable", and as a `tracing` event to the host.
+    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>>;
+}
+
+impl<F, Fut> SecretSource for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<SecretValue>> + Send + 'static,
+{
+    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+        Box::pin(self())
+    }
+}
+
+/// The value of a secret. Wiped when it is dropped.
+#[derive(Clone)]
+pub struct SecretValue(Zeroizing<Vec<u8>>);
+
+impl From<Vec<u8>> for SecretValue {
+    fn from(value: Vec<u8>) -> SecretValue {
+        SecretValue(Zeroizing::new(value))
+    }
+}
+
+impl From<String> for SecretValue {
+    fn from(value: String) -> SecretValue {
+        value.into_bytes().into()
+    }
+}
+
+impl SecretValue {
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Bytes of a secret.
+const LENGTH: std::ops::RangeInclusive<usize> = 8..=8 * 1024;
+
+impl Secret {
+    /// The environment variable `name` of the host's process.
+    pub fn env(name: impl Into<Arc<str>>) -> Secret {
+        let name = name.into();
+        Secret::new(Arc::clone(&name), Variable(name))
+    }
+
+    /// What that file holds, without the line break at its end. Its name is the file's, without the folder; see
+    /// [`named`](Secret::named).
+    pub fn file(path: impl Into<PathBuf>) -> Secret {
+        let path = path.into();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().as_ref().into();
+        Secret::new(name, File(path))
+    }
+
+    /// That value, for ever.
+    pub fn value(name: impl Into<Arc<str>>, value: impl Into<SecretValue>) -> Secret {
+        Secret::new(name.into(), Fixed(value.into()))
+    }
+
+    /// What `source` gives.
+    pub fn from_source(name: impl Into<Arc<str>>, source: impl SecretSource) -> Secret {
+        Secret::new(name.into(), source)
+    }
+
+    /// The secret that the host has under that name; see [`HostBuilder::secret`](crate::HostBuilder::secret). Loading fails
+    /// as [`ErrorKind::Misuse`] where it has none.
+    pub fn of_host(name: impl Into<Arc<str>>) -> Secret {
+        Secret { name: name.into(), source: None }
+    }
+
+    /// The same secret under another name.
+    pub fn named(self, name: impl Into<Arc<str>>) -> Secret {
+        Secret { name: name.into(), ..self }
+    }
+
+    /// What guests and policies call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn new(name: Arc<str>, source: impl SecretSource) -> Secret {
+        Secret { name, source: Some(Arc::new(source)) }
+    }
+
+    /// Itself, or the one of the host that it stands for.
+    fn resolve(&self, hosts: &[Secret]) -> Result<Secret> {
+        if self.source.is_some() {
+            return Ok(self.clone());
+        }
+        hosts.iter().find(|known| known.name == self.name).cloned().ok_or_else(|| {
+            let names: Vec<&str> = hosts.iter().map(Secret::name).collect();
+            let known = match names.is_empty() {
+                true => "it has none".to_owned(),
+                false => format!("it has {}", names.join(", ")),
+            };
+            let text = format!(
+                "the host has no secret named \"{}\", {known}; give it one by `HostBuilder::secret`",
+                sanitise(&self.name, 64)
+            );
+            Error::new(ErrorKind::Misuse, text)
+        })
+    }
+
+    async fn read(&self) -> Result<SecretValue, String> {
+        let Some(source) = &self.source else { return Err("it was not found in the host".to_owned()) };
+        let value = source.read().await.map_err(|e| e.to_string())?;
+        match value.0.len() {
+            length if LENGTH.contains(&length) => Ok(value),
+            length => Err(format!(
+                "it has {length} bytes, and a secret has {} to {}, so that it can be told from other text",
+                LENGTH.start(),
+                LENGTH.end()
+            )),
+        }
+    }
+}
+
+struct Variable(Arc<str>);
+
+impl SecretSource for Variable {
+    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+        // `std::env::var` puts a value that is not UTF-8 into its error.
+        let value = std::env::var_os(&*self.0).map(|value| value.into_encoded_bytes().into());
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the variable {} is not set", self.0));
+        Box::pin(std::future::ready(value.ok_or_else(missing)))
+    }
+}
+
+struct File(PathBuf);
+
+impl SecretSource for File {
+    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+        let path = self.0.clone();
+        Box::pin(async move {
+            let read = move || {
+                let mut value = Zeroizing::new(Vec::with_capacity(LENGTH.end() + 3));
+                // One byte beyond a line break is enough to see that it is too long.
+                std::fs::File::open(path)?.take(*LENGTH.end() as u64 + 3).read_to_end(&mut value)?;
+                let line = value.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+                let end = line.unwrap_or(&value).len();
+                value.truncate(end);
+                Ok(SecretValue(value))
+            };
+            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        })
+    }
+}
+
+struct Fixed(SecretValue);
+
+impl SecretSource for Fixed {
+    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+        Box::pin(std::future::ready(Ok(self.0.clone())))
+    }
+}
+
+/// Permission to use one secret by `isopod:secrets`: to compare it, and to read it if that is granted too.
+///
+/// To let a guest put it into requests, see [`Http::secret`](crate::Http::secret).
+///
+/// ```
+/// use isopod::{Secret, Secrets};
+///
+/// let compare = Secrets::of(Secret::env("WEBHOOK_KEY"));
+/// let read = Secrets::of(Secret::file("/run/secrets/licence")).reveal();
+/// ```
+#[derive(Clone)]
+pub struct Secrets {
+    pub(super) secret: Secret,
+    pub(super) reveal: bool,
+}
+
+impl Secrets {
+    /// A handle for that secret.
+    pub fn of(secret: Secret) -> Secrets {
+        Secrets { secret, reveal: false }
+    }
+
+    /// Lets the guest read the value. From then on it is the guest's, and can be in anything that the guest says.
+    pub fn reveal(mut self) -> Secrets {
+        self.reveal = true;
+        self
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secrets").field("of", &self.secret.name).field("reveal", &self.reveal).finish()
+    }
+}
+
+/// All secrets of one function.
+#[derive(Default)]
+pub(crate) struct Keyring {
+    entries: Vec<Entry>,
+    seen: Mutex<Seen>,
+}
+
+struct Entry {
+    secret: Secret,
+    /// Whether the guest may ask for it by name.
+    named: bool,
+    reveal: bool,
+}
+
+/// Values that were had, of all calls: what no answer may show, though it be of a secret that was sent earlier.
+#[derive(Default)]
+struct Seen {
+    /// For each entry, the newest first.
+    values: Vec<VecDeque<SecretValue>>,
+    scrubber: Arc<Scrubber>,
+}
+
+/// Values of one secret that are remembered, so that an older one that is still in use somewhere is not shown.
+const MAX_SEEN: usize = 4;
+/// How long a source may take while a function is loaded.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Keyring {
+    /// Takes a secret in, once; its index.
+    pub(super) fn add(&mut self, secret: &Secret, hosts: &[Secret], named: bool, reveal: bool) -> Result<usize> {
+        let secret = secret.resolve(hosts)?;
+        let same = |entry: &Entry| match (&entry.secret.source, &secret.source) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other) && entry.secret.name == secret.name,
+            _ => false,
+        };
+        if let Some(index) = self.entries.iter().position(same) {
+            self.entries[index].named |= named;
+            self.entries[index].reveal |= reveal;
+            return Ok(index);
+        }
+        if named && self.entries.iter().any(|entry| entry.named && entry.secret.name == secret.name) {
+            let name = sanitise(&secret.name, 64);
+            let text = format!("two secrets are named \"{name}\"; rename one by `Secret::named`");
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        self.entries.push(Entry { secret, named, reveal });
+        self.seen.get_mut().values.push(VecDeque::new());
+        Ok(self.entries.len() - 1)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Reads each secret once, so that one that cannot be had is found while the function is loaded. Blocks.
+    pub(super) fn check(&self) -> Result<()> {
+        // A function is loaded on a thread of the runtime's where blocking is allowed.
+        let runtime = tokio::runtime::Handle::try_current().map_err(|e| {
+            Error::new(ErrorKind::Internal, "secrets were read outside of a runtime; please report this")
+                .because([e.to_string()])
+        })?;
+        self.entries.iter().enumerate().try_for_each(|(index, entry)| {
+            let read = async { tokio::time::timeout(PATIENCE, self.read(index)).await };
+            let read = runtime.block_on(read).unwrap_or_else(|_| Err(format!("its source took over {PATIENCE:?}")));
+            read.map(drop).map_err(|why| {
+                let name = sanitise(&entry.secret.name, 64);
+                Error::new(ErrorKind::Misuse, format!("the secret \"{name}\" cannot be had: {why}"))
+            })
+        })
+    }
+
+    /// The value as it is now.
+    pub(super) async fn read(&self, index: usize) -> Result<SecretValue, String> {
+        let entry = self.entries.get(index).ok_or("there is no such secret")?;
+        let value = entry.secret.read().await?;
+        let mut seen = self.seen.lock();
+        let known = &mut seen.values[index];
+        if known.front().is_none_or(|newest| newest.0 != value.0) {
+            known.truncate(MAX_SEEN - 1);
+            known.push_front(value.clone());
+            let all = seen.values.iter().flatten().map(SecretValue::expose);
+            seen.scrubber = Arc::new(Scrubber::new(all));
+        }
+        Ok(value)
+    }
+
+    /// [`read`](Keyring::read) for a call, which says why not to the host and not to the guest.
+    pub(super) async fn read_for_call(&self, index: usize) -> Option<SecretValue> {
+        let value = self.read(index).await;
+        value.inspect_err(|why| tracing::error!(secret = self.name(index), why, "a secret cannot be had")).ok()
+    }
+
+    pub(super) fn name(&self, index: usize) -> &str {
+        self.entries.get(index).map_or("", |entry| entry.secret.name())
+    }
+
+    /// Takes every value that was had out of what comes from outside.
+    pub(super) fn scrubber(&self) -> Arc<Scrubber> {
+        Arc::clone(&self.seen.lock().scrubber)
+    }
+
+    /// Whether a guest may have a handle of one of them.
+    pub(super) fn has_named(&self) -> bool {
+        self.entries.iter().any(|entry| entry.named)
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.named && entry.secret.name() == name)
+    }
+}
+
+/// What stands for secrets in the headers of one call's requests.
+#[derive(Clone, Default)]
+pub(crate) struct Placeholders(Vec<(usize, String)>);
+
+impl Placeholders {
+    fn of(&mut self, index: usize) -> &str {
+        let at = self.0.iter().position(|(known, _)| *known == index).unwrap_or_else(|| {
+            // Not to be guessed: what somebody else put into a header must not be taken for one.
+            self.0.push((index, format!("isopod-secret-{:032x}", rand::random::<u128>())));
+            self.0.len() - 1
+        });
+        &self.0[at].1
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.0.iter().map(|(index, text)| (*index, text.as_str()))
+    }
+}
+
+/// The interface that a guest asks by.
+pub(super) const INTERFACE: &str = "isopod:secrets/secrets@0.1.0";
+
+pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    struct Share;
+    impl HasData for Share {
+        type Data<'a> = &'a mut View;
+    }
+    wit::add_to_linker::<T, Share>(linker, T::view)
+}
+
+impl wit::Host for View {
+    async fn get(&mut self, name: String) -> wasmtime::Result<Result<Resource<SecretHandle>, wit::Error>> {
+        let found = self.keyring.as_ref().and_then(|keyring| keyring.find(&name));
+        let Some(index) = found else {
+            let name = sanitise(&name, 64);
+            let rust = format!("`.grant(Secrets::of(Secret::of_host(\"{name}\")))`");
+            let denial = Denial::new(&format!("secret \"{name}\""), "no secret of that name is granted");
+            self.denials.push(denial.allowed_by(&rust, Some(&format!("secrets = [\"{name}\"]"))));
+            return Ok(Err(wit::Error::Unknown));
+        };
+        Ok(Ok(self.table.push(SecretHandle(index))?))
+    }
+}
+
+impl wit::HostSecret for View {
+    async fn placeholder(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<String> {
+        let SecretHandle(index) = self.table.get(&secret)?;
+        Ok(self.outgoing.placeholders.of(*index).to_owned())
+    }
+
+    async fn equals(
+        &mut self,
+        secret: Resource<SecretHandle>,
+        candidate: Vec<u8>,
+    ) -> wasmtime::Result<Result<bool, wit::Error>> {
+        let SecretHandle(index) = self.table.get(&secret)?;
+        let value = read(self.keyring.clone(), *index).await;
+        Ok(match value {
+            Some(value) => Ok(value.expose().ct_eq(&candidate).into()),
+            None => Err(wit::Error::Unavailable),
+        })
+    }
+
+    async fn reveal(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<Result<Vec<u8>, wit::Error>> {
+        let SecretHandle(index) = self.table.get(&secret)?;
+        let Some(keyring) = &self.keyring else { return Ok(Err(wit::Error::Unknown)) };
+        if !keyring.entries.get(*index).is_some_and(|entry| entry.reveal) {
+            let name = sanitise(keyring.name(*index), 64);
+            let rust = format!("`.grant(Secrets::of(Secret::of_host(\"{name}\")).reveal())`");
+            let denial = Denial::new(&format!("secret \"{name}\" reveal"), "it may be used, and not read");
+            self.denials.push(denial.allowed_by(&rust, Some(&format!("reveal = [\"{name}\"]"))));
+            return Ok(Err(wit::Error::Hidden));
+        }
+        let value = read(self.keyring.clone(), *index).await;
+        Ok(value.map(|value| value.expose().to_vec()).ok_or(wit::Error::Unavailable))
+    }
+
+    async fn drop(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<()> {
+        self.table.delete(secret)?;
+        Ok(())
+    }
+}
+
+async fn read(keyring: Option<Arc<Keyring>>, index: usize) -> Option<SecretValue> {
+    keyring?.read_for_call(index).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(secret: &Secret) -> Result<String, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(secret.read()).map(|value| String::from_utf8_lossy(value.expose()).into_owned())
+    }
+
+    #[test]
+    fn sources_give_what_they_hold_and_say_why_not() {
+        let folder = std::env::temp_dir().join(format!("isopod-secret-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).unwrap();
+            Secret::file(path)
+        };
+        let rotated = file("token", b"first-value\n");
+        assert_eq!(rotated.name(), "token");
+        assert_eq!(read(&rotated).unwrap(), "first-value");
+        file("token", b"second-value\r\n");
+        assert_eq!(read(&rotated).unwrap(), "second-value");
+        assert_eq!(read(&file("largest", &[b'x'; 8 * 1024])).unwrap().len(), 8 * 1024);
+        for (secret, why) in [
+            (file("short", b"seven77\n"), "it has 7 bytes"),
+            (file("large", &[b'x'; 8 * 1024 + 1]), "it has 8193 bytes"),
+            (Secret::file(folder.join("missing")), "No such file"),
+            (Secret::env("ISOPOD_TEST_NEVER_SET"), "the variable ISOPOD_TEST_NEVER_SET is not set"),
+            (Secret::from_source("vault", async || Err(io::Error::other("sealed"))), "sealed"),
+        ] {
+            let error = read(&secret).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_old_value_is_not_shown_after_a_new_one() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let values = Mutex::new(vec!["value-number-2", "value-number-1"]);
+        let source = move || {
+            let mut values = values.lock();
+            let value = if values.len() > 1 { values.pop().unwrap() } else { values[0] };
+            std::future::ready(Ok(SecretValue::from(value.to_owned())))
+        };
+        let mut keyring = Keyring::default();
+        assert_eq!(keyring.add(&Secret::from_source("a", source), &[], false, false).unwrap(), 0);
+        for value in ["value-number-1", "value-number-2", "value-number-2"] {
+            assert!(runtime.block_on(keyring.read(0)).unwrap().expose() == value.as_bytes());
+        }
+        let mut text = b"value-number-1 value-number-2 value-number-3".to_vec();
+        keyring.scrubber().mask(&mut text);
+        assert_eq!(text, b"************** ************** value-number-3");
+        assert_eq!(keyring.seen.lock().values[0].len(), 2);
+    }
+
+    #[test]
+    fn names_are_resolved_and_must_be_told_apart() {
+        let hosts = [Secret::value("token", "12345678".to_owned())];
+        let mut keyring = Keyring::default();
+        let error = keyring.add(&Secret::of_host("tokn"), &hosts, true, false).unwrap_err();
+        assert!(error.to_string().contains("no secret named \"tokn\", it has token"), "{error}");
+        assert_eq!(keyring.add(&Secret::of_host("token"), &hosts, false, false).unwrap(), 0);
+        assert_eq!(keyring.add(&Secret::of_host("token"), &hosts, true, false).unwrap(), 0, "the same one");
+        let other = Secret::value("token", "other-value".to_owned());
+        assert_eq!(keyring.add(&other, &hosts, false, false).unwrap(), 1);
+        assert!(keyring.add(&Secret::value("token", "third-value".to_owned()), &hosts, true, false).is_err());
+    }
+}
