@@ -4,6 +4,7 @@
 //! Whatever ends the call, it ends here: the store is dropped, the seat given back, the receipt told once.
 
 use crate::capability::cli::Invocation;
+use crate::capability::functions::Within;
 use crate::clock::{Clock, Nanos};
 use crate::engine::pool::Lease;
 use crate::engine::state::State;
@@ -28,9 +29,16 @@ use tokio::sync::SemaphorePermit;
 pub struct Options {
     tenant: Option<Arc<str>>,
     deadline: Option<Duration>,
+    /// For a call that a guest makes.
+    within: Option<Within>,
 }
 
 impl Options {
+    /// Those of a call that a guest makes.
+    pub(crate) fn nested(tenant: Option<Arc<str>>, within: Within) -> Options {
+        Options { tenant, deadline: None, within: Some(within) }
+    }
+
     /// Whom the call is for.
     pub fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
@@ -68,14 +76,16 @@ pub(crate) async fn run<R>(
     let _running = host.ticker.enter();
     let started = host.clock.now();
     let limits = &function.blueprint.limits;
+    let within = options.within.as_ref();
     let deadline = started.plus(time_limit(limits, options));
+    let deadline = within.map_or(deadline, |within| within.deadline.min(deadline));
     let watch = Watch::new(started);
     let mut call = Ending { function, options, watch: &watch, lease: None, seat: None, told: false };
-    match admit(function, &watch, deadline).await {
+    match admit(function, &watch, deadline, within.is_some()).await {
         Ok(seat) => call.seat = Some(seat),
         Err(error) => return call.settle(End::Refused(error)),
     }
-    let lease = call.lease.insert(function.blueprint.lease(options.tenant.clone(), invocation, deadline));
+    let lease = call.lease.insert(function.blueprint.lease(options.tenant.clone(), invocation, deadline, within));
     let end = {
         let work = pin!(Some(async move {
             lease.start(&function.blueprint).await?;
@@ -99,7 +109,8 @@ struct Seat<'a> {
 }
 
 /// Takes a seat, at once or after a bounded wait in a bounded line.
-async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Result<Seat<'a>> {
+/// A call that a guest makes never waits: if all seats were held by calls that wait for theirs, none would ever be free.
+async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos, nested: bool) -> Result<Seat<'a>> {
     let host = &*function.host;
     // A permit that is free has nobody waiting for it, so this overtakes no one.
     let scarce = match function.seats.try_acquire() {
@@ -116,6 +127,9 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos) -> Resul
         let text = format!("{scarce}, and {what}; try again later, or allow more at once");
         Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()))
     };
+    if nested {
+        return overloaded("a call by another function does not wait".to_owned());
+    }
     let limits = &function.blueprint.limits;
     let Some(_place) = function.line.join(limits.queue) else {
         return overloaded(match limits.queue {
@@ -250,7 +264,11 @@ impl Ending<'_> {
                 Err(Error::new(ErrorKind::Internal, "it ended without a reason; please report this"))
             }
             (End::Deadline, _) => {
-                let (deadline, knob) = match self.options.deadline {
+                let caller = self.options.within.as_ref().map(|within| within.deadline.since(self.watch.started));
+                let (deadline, knob) = match self.options.deadline.or(caller) {
+                    Some(narrower) if narrower < limits.deadline && caller.is_some() => {
+                        (narrower, "the first function's")
+                    }
                     Some(narrower) if narrower < limits.deadline => (narrower, "the handle's `deadline`"),
                     _ => (limits.deadline, "`Limits::deadline`"),
                 };
@@ -301,7 +319,11 @@ impl Ending<'_> {
         }
         if let Some(meter) = &self.function.host.meter {
             let tenant = self.options.tenant().unwrap_or("");
-            let receipt = Receipt { function: &self.function.name, tenant, error, usage };
+            let tree = self.options.within.as_ref().map(|within| &within.tree);
+            let depth = tree.map_or(0, |tree| tree.depth);
+            let call_id = self.lease.as_mut().map_or(0, |lease| lease.store.data_mut().call_id());
+            let root_id = tree.map_or(call_id, |tree| tree.root);
+            let receipt = Receipt { function: &self.function.name, tenant, error, usage, call_id, root_id, depth };
             guarded("the meter", || meter.record(&receipt));
         }
         (usage, output)

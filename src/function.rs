@@ -3,6 +3,7 @@
 //! What can be wrong about a function is found while it is loaded; a call fails only for reasons of that call.
 
 use crate::call::{self, CallOptions, Line, Options, Pace};
+use crate::capability::functions::{Answer, Ask, Caller, Failure};
 use crate::capability::{Binding, Bound, Grant};
 use crate::context::Context;
 use crate::engine::export::{self, Export, Session};
@@ -18,13 +19,16 @@ use crate::host::{self, Host};
 use crate::limits::{Limits, LoadLimits, Trust};
 use crate::typed::{Link, TypedFunction};
 use crate::usage::Reply;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
 use std::marker::PhantomData;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use tokio::sync::Semaphore;
 
 /// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
@@ -167,6 +171,41 @@ impl Function {
         }
         let text = format!("`{surface}` needs a component that exports {export}; this one is {:?}", self.inner.kind);
         Err(Error::new(ErrorKind::WrongExport, text).of(&self.inner.name))
+    }
+}
+
+/// The functions of a host, by name: for those that call others.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<HashMap<Arc<str>, Weak<Inner>>>);
+
+impl Registry {
+    fn add(&self, function: &Arc<Inner>) {
+        let mut known = self.0.lock();
+        // Now and then, so that it does not grow with functions that are gone.
+        if known.len() == known.capacity() {
+            known.retain(|_, function| function.strong_count() > 0);
+        }
+        known.insert(Arc::clone(&function.name), Arc::downgrade(function));
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Inner>> {
+        self.0.lock().get(name).and_then(Weak::upgrade)
+    }
+}
+
+impl Caller for host::Inner {
+    fn call(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>> {
+        Box::pin(async move {
+            let Some(inner) = self.functions.find(&ask.function) else {
+                return Answer { result: Err(Failure::Missing), fuel: 0 };
+            };
+            let function = Function { inner, options: Options::nested(ask.tenant, ask.within) };
+            let ended = function.call::<serde_json::Value>(&ask.export, ask.arguments).await;
+            let usage = ended.as_ref().map_or_else(Error::usage, |reply| reply.usage);
+            // A call that is metered by time costs a caller that counts a unit for each nanosecond.
+            let fuel = usage.fuel.unwrap_or(usage.busy.as_nanos() as u64);
+            Answer { result: ended.map(|reply| reply.value).map_err(Failure::Call), fuel }
+        })
     }
 }
 
@@ -384,8 +423,9 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()])
             })
         });
-        let inner = loaded.map_err(|error| error.of(&name))?;
-        Ok(Function { inner: Arc::new(inner), options: Options::default() })
+        let inner = Arc::new(loaded.map_err(|error| error.of(&name))?);
+        inner.host.functions.add(&inner);
+        Ok(Function { inner, options: Options::default() })
     }
 
     fn build(self, provided: &[&str], link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult) -> Result<Inner> {
@@ -437,12 +477,13 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             Binding {
                 function: &self.name,
                 imports: &imported,
-                max_random: limits.random,
+                limits: &limits,
                 clock: &host.clock,
                 wires: &host.wires,
                 audit: &host.audit,
                 secrets: &host.secrets,
                 sink: host.sink.as_ref(),
+                caller: &(Arc::clone(&host) as Arc<dyn Caller>),
             },
         )?;
         let given = Given { provided, link, closures: self.closures };

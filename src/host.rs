@@ -7,7 +7,7 @@ use crate::denial::{Audit, Denial};
 use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour};
 use crate::error::{Error, ErrorKind, Result};
-use crate::function::FunctionBuilder;
+use crate::function::{FunctionBuilder, Registry};
 use crate::log::LogSink;
 use crate::usage::Meter;
 use std::fmt;
@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     pub audit: Arc<Audit>,
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
+    pub functions: Registry,
 }
 
 impl Host {
@@ -180,6 +181,7 @@ impl HostBuilder {
             audit: Arc::default(),
             secrets: self.secrets,
             sink: self.sink,
+            functions: Registry::default(),
         })))
     }
 }

@@ -40,6 +40,8 @@ pub struct Limits {
     concurrency: u32,
     queue: u32,
     queue_wait: Option<Duration>,
+    depth: u32,
+    calls: u32,
 }
 
 /// How the guest's own work is bounded: by the clock or by counting instructions. One of the two, as the two together
@@ -70,6 +72,8 @@ impl Default for Limits {
             concurrency: 256,
             queue: 1_024,
             queue_wait: None,
+            depth: 8,
+            calls: 1_000,
         }
     }
 }
@@ -138,7 +142,7 @@ impl Limits {
         self
     }
 
-    /// Bytes of stdout and stderr that are kept. Default 64 KiB. What is written beyond is counted and dropped; the
+    /// Bytes of stdout, stderr and `wasi:logging` that are kept. Default 64 KiB. What is written beyond is counted and dropped; the
     /// guest does not notice.
     pub fn log(mut self, bytes: u64) -> Limits {
         self.log = bytes;
@@ -182,10 +186,24 @@ impl Limits {
         self
     }
 
+    /// How deep calls of other functions may be nested below a call from outside. Default 8. One deeper fails inside the
+    /// guest. What counts is the first function's limit.
+    pub fn depth(mut self, calls: u32) -> Limits {
+        self.depth = calls;
+        self
+    }
+
+    /// Calls of other functions that a call from outside may lead to, those that they make in turn included. Default
+    /// 1 000. One more fails inside the guest. What counts is the first function's limit.
+    pub fn calls(mut self, calls: u32) -> Limits {
+        self.calls = calls;
+        self
+    }
+
     /// Limits from a JSON object such as `{"deadline_ms": 50, "memory_bytes": 33554432}`; what is not named keeps its
     /// default. Names are those of the methods with their unit: `deadline_ms`, `busy_ms`, `fuel`, `memory_bytes`,
     /// `input_bytes`, `output_bytes`, `transfer_bytes`, `log_bytes`, `handles`, `host_calls`, `random_bytes`,
-    /// `concurrency`, `queue`, `queue_wait_ms`.
+    /// `concurrency`, `queue`, `queue_wait_ms`, `depth`, `calls`.
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] for anything that is not such an object, with the name of an unknown or repeated limit.
@@ -202,7 +220,7 @@ impl Limits {
         set!(deadline_ms => deadline(millis), busy_ms => busy(millis), fuel => fuel, memory_bytes => memory,
             input_bytes => input, output_bytes => output, transfer_bytes => transfer, log_bytes => log, handles => handles,
             host_calls => host_calls, random_bytes => random_bytes, concurrency => concurrency, queue => queue,
-            queue_wait_ms => queue_wait(millis));
+            queue_wait_ms => queue_wait(millis), depth => depth, calls => calls);
         Ok(limits)
     }
 
@@ -269,6 +287,8 @@ impl Limits {
             concurrency: self.concurrency,
             queue: self.queue,
             queue_wait: self.queue_wait.unwrap_or(self.deadline),
+            depth: self.depth,
+            calls: self.calls,
         })
     }
 }
@@ -290,6 +310,8 @@ pub(crate) struct Resolved {
     pub concurrency: u32,
     pub queue: u32,
     pub queue_wait: Duration,
+    pub depth: u32,
+    pub calls: u32,
 }
 
 /// The form that [`Limits::from_json`] reads.
@@ -310,6 +332,8 @@ struct Named {
     concurrency: Option<u32>,
     queue: Option<u32>,
     queue_wait_ms: Option<u64>,
+    depth: Option<u32>,
+    calls: Option<u32>,
 }
 
 /// Whose component it is: decides what it may look like to be compiled at all.

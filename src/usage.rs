@@ -160,6 +160,13 @@ pub struct Receipt<'a> {
     pub error: Option<ErrorKind>,
     /// What the call used.
     pub usage: Usage,
+    /// A number that no other call in this process has; 0 for a call that got no seat.
+    pub call_id: u64,
+    /// The [`call_id`](Receipt::call_id) of the call from outside that led to this one; its own where it is that.
+    pub root_id: u64,
+    /// How many calls of functions stand above this one: 0 for a call from outside. The busy time of a call includes that
+    /// of the calls it made.
+    pub depth: u32,
 }
 
 #[cfg(test)]

@@ -10,32 +10,40 @@
 
 pub(crate) mod cli;
 pub(crate) mod clocks;
+pub(crate) mod config;
+pub(crate) mod functions;
 pub(crate) mod http;
 pub(crate) mod logging;
+pub(crate) mod policy;
 pub(crate) mod random;
 pub(crate) mod secrets;
 
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
+pub use config::Config;
+pub use functions::Functions;
 use http::Http;
 pub use logging::Log;
 pub use random::Random;
 pub use secrets::{Secret, SecretSource, SecretValue, Secrets};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::denial::{Audit, Denials};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::Resolved;
 use crate::log::LogSink;
+use functions::{Callable, Caller, Tree};
 use http::{Egress, Outgoing, Wires};
 use logging::{Capture, Logger};
 use secrets::Keyring;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Log`], [`Http`], [`Secrets`].
+/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Functions`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
 /// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
@@ -68,9 +76,16 @@ pub(crate) enum Kind {
     Http(Http),
     Log(Log),
     Secrets(Secrets),
+    Config(Config),
+    Functions(Functions),
 }
 
 impl Kind {
+    /// Whether several of these are several permissions.
+    fn adds_up(&self) -> bool {
+        matches!(self, Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_))
+    }
+
     /// How the grant is called in messages, and the interfaces without which it has no effect.
     fn serves(&self) -> (&'static str, &'static [&'static str]) {
         match self {
@@ -82,6 +97,8 @@ impl Kind {
             Kind::Http(_) => ("Http", &["wasi:http/outgoing-handler@", "wasi:http/client@"]),
             Kind::Log(_) => ("Log", &["wasi:cli/stdout@", "wasi:cli/stderr@", "wasi:logging/logging@"]),
             Kind::Secrets(_) => ("Secrets", &[secrets::INTERFACE]),
+            Kind::Config(_) => ("Config", &[config::INTERFACE]),
+            Kind::Functions(_) => ("Functions", &[functions::INTERFACE]),
         }
     }
 }
@@ -91,7 +108,7 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets);
+grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions);
 
 /// A function's grants in the form its calls use.
 pub(crate) struct Bound {
@@ -106,6 +123,11 @@ pub(crate) struct Bound {
     pub max_random: u64,
     pub egress: Option<Arc<Egress>>,
     pub keyring: Option<Arc<Keyring>>,
+    config: WasiConfigVariables,
+    has_config: bool,
+    callable: Option<Callable>,
+    pub max_depth: u32,
+    pub max_calls: u32,
     logger: Arc<Logger>,
     audit: Arc<Audit>,
 }
@@ -114,12 +136,13 @@ pub(crate) struct Bound {
 pub(crate) struct Binding<'a> {
     pub function: &'a Arc<str>,
     pub imports: &'a [String],
-    pub max_random: u64,
+    pub limits: &'a Resolved,
     pub clock: &'a Clock,
     pub wires: &'a Wires,
     pub audit: &'a Arc<Audit>,
     pub secrets: &'a [Secret],
     pub sink: Option<&'a Arc<dyn LogSink>>,
+    pub caller: &'a Arc<dyn Caller>,
 }
 
 impl Binding<'_> {
@@ -139,14 +162,20 @@ impl Bound {
             stdin: Stdin::default(),
             env: Vec::new(),
             args: Vec::new(),
-            max_random: to.max_random,
+            max_random: to.limits.random,
             egress: None,
             keyring: None,
+            config: WasiConfigVariables::new(),
+            has_config: false,
+            callable: None,
+            max_depth: to.limits.depth,
+            max_calls: to.limits.calls,
             logger: Arc::new(to.logger(Log::default())),
             audit: Arc::clone(to.audit),
         };
         let mut once: Vec<&str> = Vec::new();
-        let (mut origins, mut keyring) = (Vec::new(), Keyring::default());
+        let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
+        let mut keyring = Keyring::default();
         for Grant(kind) in grants {
             let (name, interfaces) = kind.serves();
             if !to.imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
@@ -158,7 +187,7 @@ impl Bound {
                     ),
                 ));
             }
-            if !matches!(kind, Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_)) {
+            if !kind.adds_up() {
                 if once.contains(&name) {
                     return Err(Error::new(
                         ErrorKind::Misuse,
@@ -175,11 +204,18 @@ impl Bound {
                 Kind::Args(args) => bound.args = args.0,
                 Kind::Log(log) => bound.logger = Arc::new(to.logger(log)),
                 Kind::Http(origin) => origins.push(origin),
+                Kind::Config(setting) => settings.push(setting),
+                Kind::Functions(grant) => callable.push(grant),
                 Kind::Secrets(Secrets { secret, reveal }) => drop(keyring.add(&secret, to.secrets, true, reveal)?),
             }
         }
         if !origins.is_empty() {
             bound.egress = Some(Arc::new(Egress::bind(&origins, &mut keyring, to.secrets, to.wires)?));
+        }
+        bound.has_config = !settings.is_empty();
+        bound.config = config::bind(&settings)?;
+        if !callable.is_empty() {
+            bound.callable = Some(Callable::bind(callable, to.caller)?);
         }
         if !keyring.is_empty() {
             keyring.check()?;
@@ -192,6 +228,8 @@ impl Bound {
     pub(crate) fn provides(&self, import: &str) -> bool {
         (self.egress.is_some() && http::is_outgoing(import))
             || (self.has_named_secrets() && import == secrets::INTERFACE)
+            || (self.has_config && import == config::INTERFACE)
+            || (self.callable.is_some() && import == functions::INTERFACE)
     }
 
     /// Links what the grants bring.
@@ -201,6 +239,12 @@ impl Bound {
         }
         if self.has_named_secrets() {
             secrets::link(linker)?;
+        }
+        if self.has_config {
+            config::link(linker)?;
+        }
+        if self.callable.is_some() {
+            functions::link(linker)?;
         }
         Ok(())
     }
@@ -215,7 +259,7 @@ impl Bound {
     }
 
     /// One call's share, made when the guest first touches a capability.
-    pub(crate) fn view(&self, call: Call<'_>) -> View {
+    pub(crate) fn view(self: &Arc<Bound>, call: Call<'_>) -> View {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(self.max_random);
         self.clocks.view(&mut wasi);
@@ -226,9 +270,10 @@ impl Bound {
         table.set_max_capacity(call.max_handles);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(http::MAX_FIELDS);
-        let (keyring, denials) = (self.keyring.clone(), call.denials);
-        let outgoing = Outgoing::new(self.egress.clone(), keyring.clone(), call.tenant.cloned(), denials.clone());
-        View { table, wasi: wasi.build(), http, outgoing, capture, keyring, denials }
+        let (tenant, denials) = (call.tenant.cloned(), call.denials);
+        let outgoing = Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone());
+        let bound = Arc::clone(self);
+        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, capture, denials }
     }
 }
 
@@ -244,12 +289,13 @@ pub(crate) struct Call<'a> {
 
 /// One call's share of the capabilities.
 pub(crate) struct View {
+    bound: Arc<Bound>,
+    tenant: Option<Arc<str>>,
     pub table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
     pub capture: Capture,
-    keyring: Option<Arc<Keyring>>,
     denials: Denials,
 }
 
@@ -267,6 +313,9 @@ impl View {
 pub(crate) trait Reach: WasiView + WasiHttpView {
     /// Counts a host call of the guest's.
     fn view(&mut self) -> &mut View;
+
+    /// Where the call stands in its tree of calls, and its deadline.
+    fn place(&mut self) -> (Tree, Nanos);
 }
 
 /// Links what every function may use. `asynchronous` engines get WASI 0.3 besides 0.2.
@@ -380,6 +429,12 @@ pub(crate) fn how_to_grant(import: &str) -> String {
     if import.starts_with("wasi:http/") {
         return "`.grant(Http::to(\"https://..\"))` with the origin that it may send requests to".into();
     }
+    if import == config::INTERFACE {
+        return "`.grant(Config::var(\"..\", \"..\"))` with a setting that it may read".into();
+    }
+    if import == functions::INTERFACE {
+        return "`.grant(Functions::named(\"..\"))` with a function that it may call".into();
+    }
     if import.starts_with("isopod:secrets/") {
         return "`.grant(Secrets::of(Secret::env(\"..\")))` with the secret that it may use".into();
     }
@@ -423,20 +478,30 @@ mod tests {
         }
     }
 
+    struct Nobody;
+
+    impl Caller for Nobody {
+        fn call(&self, _: functions::Ask) -> std::pin::Pin<Box<dyn Future<Output = functions::Answer> + Send + '_>> {
+            Box::pin(std::future::ready(functions::Answer { result: Err(functions::Failure::Missing), fuel: 0 }))
+        }
+    }
+
     #[test]
     fn grants_without_effect_are_refused() {
         let imports = ["wasi:cli/environment@0.2.6".to_owned()];
         let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
-        let audit = Arc::default();
+        let (audit, limits) = (Arc::default(), crate::Limits::default().resolve().unwrap());
+        let caller: Arc<dyn Caller> = Arc::new(Nobody);
         let to = || Binding {
             function: &function,
             imports: &imports,
-            max_random: 1,
+            limits: &limits,
             clock: &clock,
             wires: &wires,
             audit: &audit,
             secrets: &[],
             sink: None,
+            caller: &caller,
         };
         let bind = |grants: &[Grant]| Bound::bind(grants, to());
         assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);

@@ -7,6 +7,7 @@ use super::Engine;
 use super::state::{State, Stop};
 use crate::capability::Bound;
 use crate::capability::cli::Invocation;
+use crate::capability::functions::Within;
 use crate::clock::Nanos;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Resolved;
@@ -48,15 +49,19 @@ impl Blueprint {
         tenant: Option<Arc<str>>,
         invocation: Option<Box<Invocation>>,
         deadline: Nanos,
+        within: Option<&Within>,
     ) -> Lease {
         let limits = &self.limits;
-        let mut state = State::new(limits, Arc::clone(&self.bound), tenant, deadline);
+        let tree = within.map(|within| within.tree.clone());
+        let mut state = State::new(limits, Arc::clone(&self.bound), tenant, deadline, tree);
         state.invocation = invocation;
         let mut store = Store::new(&self.engine.wasmtime, state);
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(limits.transfer);
         store.set_max_component_handles(limits.handles);
-        match limits.fuel {
+        let left = within.and_then(|within| within.fuel).unwrap_or(u64::MAX);
+        let fuel = limits.fuel.map(|fuel| fuel.min(left));
+        match fuel {
             Some(fuel) => {
                 // Neither fails on an engine that counts fuel, which is where a function with a fuel limit runs.
                 let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(self.fuel_interval)));
@@ -80,7 +85,7 @@ impl Blueprint {
                 });
             }
         }
-        Lease { store, instance: None, fuel: limits.fuel }
+        Lease { store, instance: None, fuel }
     }
 }
 

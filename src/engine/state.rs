@@ -2,6 +2,7 @@
 
 use super::budget::Budget;
 use crate::capability::cli::Invocation;
+use crate::capability::functions::Tree;
 use crate::capability::{Bound, Call, Reach, View};
 use crate::clock::Nanos;
 use crate::context::Context;
@@ -33,6 +34,8 @@ pub struct State {
     pub(crate) bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
     deadline: Nanos,
+    /// Made when the guest first calls another function, unless it was called by one.
+    tree: Option<Tree>,
     /// Drawn when somebody asks.
     call_id: Option<u64>,
     pub(crate) invocation: Option<Box<Invocation>>,
@@ -59,7 +62,13 @@ pub(crate) enum Stop {
 }
 
 impl State {
-    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, tenant: Option<Arc<str>>, deadline: Nanos) -> State {
+    pub(crate) fn new(
+        limits: &Resolved,
+        bound: Arc<Bound>,
+        tenant: Option<Arc<str>>,
+        deadline: Nanos,
+        tree: Option<Tree>,
+    ) -> State {
         State {
             budget: Budget::new(limits.memory),
             host_calls: 0,
@@ -73,6 +82,7 @@ impl State {
             bound,
             tenant,
             deadline,
+            tree,
             call_id: None,
             invocation: None,
             flow: None,
@@ -83,8 +93,12 @@ impl State {
 
     /// What a host function is told.
     pub(crate) fn context(&mut self) -> Context {
-        let call_id = *self.call_id.get_or_insert_with(next_call_id);
+        let call_id = self.call_id();
         Context::new(Arc::clone(&self.bound), self.tenant.clone(), call_id, self.deadline)
+    }
+
+    pub(crate) fn call_id(&mut self) -> u64 {
+        *self.call_id.get_or_insert_with(next_call_id)
     }
 
     /// Counts one call of the guest into the host. Every host function comes by here, as it fetches its view.
@@ -160,6 +174,13 @@ impl Reach for State {
     fn view(&mut self) -> &mut View {
         self.count_host_call();
         self.own_view()
+    }
+
+    fn place(&mut self) -> (Tree, Nanos) {
+        let call_id = self.call_id();
+        let Bound { max_depth, max_calls, .. } = *self.bound;
+        let tree = self.tree.get_or_insert_with(|| Tree::root(call_id, max_depth, max_calls));
+        (tree.clone(), self.deadline)
     }
 }
 

@@ -383,7 +383,7 @@ pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
 
 impl wit::Host for View {
     async fn get(&mut self, name: String) -> wasmtime::Result<Result<Resource<SecretHandle>, wit::Error>> {
-        let found = self.keyring.as_ref().and_then(|keyring| keyring.find(&name));
+        let found = self.bound.keyring.as_ref().and_then(|keyring| keyring.find(&name));
         let Some(index) = found else {
             let name = sanitise(&name, 64);
             let rust = format!("`.grant(Secrets::of(Secret::of_host(\"{name}\")))`");
@@ -407,7 +407,7 @@ impl wit::HostSecret for View {
         candidate: Vec<u8>,
     ) -> wasmtime::Result<Result<bool, wit::Error>> {
         let SecretHandle(index) = self.table.get(&secret)?;
-        let value = read(self.keyring.clone(), *index).await;
+        let value = read(self.bound.keyring.clone(), *index).await;
         Ok(match value {
             Some(value) => Ok(value.expose().ct_eq(&candidate).into()),
             None => Err(wit::Error::Unavailable),
@@ -416,7 +416,7 @@ impl wit::HostSecret for View {
 
     async fn reveal(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<Result<Vec<u8>, wit::Error>> {
         let SecretHandle(index) = self.table.get(&secret)?;
-        let Some(keyring) = &self.keyring else { return Ok(Err(wit::Error::Unknown)) };
+        let Some(keyring) = &self.bound.keyring else { return Ok(Err(wit::Error::Unknown)) };
         if !keyring.entries.get(*index).is_some_and(|entry| entry.reveal) {
             let name = sanitise(keyring.name(*index), 64);
             let rust = format!("`.grant(Secrets::of(Secret::of_host(\"{name}\")).reveal())`");
@@ -424,7 +424,7 @@ impl wit::HostSecret for View {
             self.denials.push(denial.allowed_by(&rust, Some(&format!("reveal = [\"{name}\"]"))));
             return Ok(Err(wit::Error::Hidden));
         }
-        let value = read(self.keyring.clone(), *index).await;
+        let value = read(self.bound.keyring.clone(), *index).await;
         Ok(value.map(|value| value.expose().to_vec()).ok_or(wit::Error::Unavailable))
     }
 
