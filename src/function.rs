@@ -4,7 +4,7 @@
 
 use crate::call::{self, CallOptions, Line, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
-use crate::capability::{Binding, Bound, Grant};
+use crate::capability::{Binding, Bound, Grant, Needs, Policy, policy};
 use crate::context::Context;
 use crate::engine::export::{self, Export, Session};
 use crate::engine::import::Closure;
@@ -233,6 +233,7 @@ pub struct FunctionBuilder<U = ()> {
     load_limits: Option<LoadLimits>,
     limits: Limits,
     grants: Vec<Grant>,
+    needs: Option<Needs>,
     deny_at_call: bool,
     closures: Vec<Closure>,
     imports: Option<MakeImports>,
@@ -254,6 +255,7 @@ impl FunctionBuilder {
             load_limits: None,
             limits: Limits::default(),
             grants: Vec::new(),
+            needs: None,
             deny_at_call: false,
             closures: Vec::new(),
             imports: None,
@@ -284,6 +286,7 @@ impl FunctionBuilder {
             load_limits: self.load_limits,
             limits: self.limits,
             grants: self.grants,
+            needs: self.needs,
             deny_at_call: self.deny_at_call,
             closures: self.closures,
             imports: Some(Box::new(move |state| Box::new(make(state)))),
@@ -349,6 +352,19 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// Permission for one capability. Whatever is not granted cannot be reached.
     pub fn grant(mut self, grant: impl Into<Grant>) -> Self {
         self.grants.push(grant.into());
+        self
+    }
+
+    /// All grants of a policy, besides those given by [`grant`](FunctionBuilder::grant).
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.grants.extend(policy.into_grants());
+        self
+    }
+
+    /// What the component needs, in the words of whoever made it; what is granted beyond it is not given. Overrides what
+    /// the component itself says in its custom section `isopod:policy`. See [`Needs`].
+    pub fn needs(mut self, needs: Needs) -> Self {
+        self.needs = Some(needs);
         self
     }
 
@@ -472,8 +488,12 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let engine = host.engines.get(flavour, &host.ticker)?;
         let component = engine::compile(&engine, &bytes, &limits)?;
         let imported = linker::imports(&component, &engine);
+        let needs = match self.needs {
+            Some(needs) => Some(needs),
+            None => own_needs(&bytes)?,
+        };
         let bound = Bound::bind(
-            &self.grants,
+            self.grants,
             Binding {
                 function: &self.name,
                 imports: &imported,
@@ -484,6 +504,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 secrets: &host.secrets,
                 sink: host.sink.as_ref(),
                 caller: &(Arc::clone(&host) as Arc<dyn Caller>),
+                needs: needs.as_ref(),
             },
         )?;
         let given = Given { provided, link, closures: self.closures };
@@ -558,6 +579,22 @@ impl Source {
                 Ok(bytes)
             }
         }
+    }
+}
+
+/// What the component says in itself that it needs.
+fn own_needs(bytes: &[u8]) -> Result<Option<Needs>> {
+    let invalid = |why: &str| {
+        let text = format!("its section `{}` cannot be used: {why}", policy::SECTION);
+        Err(Error::new(ErrorKind::InvalidComponent, text))
+    };
+    match precheck::custom_sections(bytes, policy::SECTION)[..] {
+        [] => Ok(None),
+        [section] => match std::str::from_utf8(section) {
+            Ok(text) => Needs::from_toml(text).map(Some).or_else(|e| invalid(&e.to_string())),
+            Err(_) => invalid("it is not UTF-8"),
+        },
+        _ => invalid("there are several"),
     }
 }
 

@@ -30,6 +30,10 @@ impl Env {
         Env { name: name.into(), value: None }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn bind(self) -> Result<(String, String)> {
         let value = match self.value {
             Some(value) => value,

@@ -24,6 +24,7 @@ pub use config::Config;
 pub use functions::Functions;
 use http::Http;
 pub use logging::Log;
+pub use policy::{Needs, Policy};
 pub use random::Random;
 pub use secrets::{Secret, SecretSource, SecretValue, Secrets};
 
@@ -35,6 +36,7 @@ use crate::log::LogSink;
 use functions::{Callable, Caller, Tree};
 use http::{Egress, Outgoing, Wires};
 use logging::{Capture, Logger};
+use policy::Missing;
 use secrets::Keyring;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
@@ -130,6 +132,8 @@ pub(crate) struct Bound {
     pub max_calls: u32,
     logger: Arc<Logger>,
     audit: Arc<Audit>,
+    /// What the component says that it needs, and was not granted.
+    pub missing: Vec<Missing>,
 }
 
 /// What grants are bound to.
@@ -143,6 +147,7 @@ pub(crate) struct Binding<'a> {
     pub secrets: &'a [Secret],
     pub sink: Option<&'a Arc<dyn LogSink>>,
     pub caller: &'a Arc<dyn Caller>,
+    pub needs: Option<&'a Needs>,
 }
 
 impl Binding<'_> {
@@ -153,7 +158,7 @@ impl Binding<'_> {
 
 impl Bound {
     /// Checks the grants against what the component imports, and reads what they refer to.
-    pub(crate) fn bind(grants: &[Grant], to: Binding<'_>) -> Result<Bound> {
+    pub(crate) fn bind(grants: Vec<Grant>, to: Binding<'_>) -> Result<Bound> {
         let mut bound = Bound {
             function: Arc::clone(to.function),
             clock: to.clock.clone(),
@@ -172,11 +177,12 @@ impl Bound {
             max_calls: to.limits.calls,
             logger: Arc::new(to.logger(Log::default())),
             audit: Arc::clone(to.audit),
+            missing: Vec::new(),
         };
         let mut once: Vec<&str> = Vec::new();
         let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
         let mut keyring = Keyring::default();
-        for Grant(kind) in grants {
+        for Grant(kind) in &grants {
             let (name, interfaces) = kind.serves();
             if !to.imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
                 return Err(Error::new(
@@ -196,7 +202,13 @@ impl Bound {
                 }
                 once.push(name);
             }
-            match kind.clone() {
+        }
+        let mut grants: Vec<Kind> = grants.into_iter().map(|Grant(kind)| kind).collect();
+        if let Some(needs) = to.needs {
+            (grants, bound.missing) = needs.narrow(grants)?;
+        }
+        for kind in grants {
+            match kind {
                 Kind::Clocks(clocks) => bound.clocks = clocks,
                 Kind::Random(random) => bound.random = random,
                 Kind::Stdin(stdin) => bound.stdin = stdin,
@@ -210,7 +222,13 @@ impl Bound {
             }
         }
         if !origins.is_empty() {
-            bound.egress = Some(Arc::new(Egress::bind(&origins, &mut keyring, to.secrets, to.wires)?));
+            bound.egress = Some(Arc::new(Egress::bind(
+                &origins,
+                to.needs.map(|needs| &*needs.http),
+                &mut keyring,
+                to.secrets,
+                to.wires,
+            )?));
         }
         bound.has_config = !settings.is_empty();
         bound.config = config::bind(&settings)?;
@@ -502,8 +520,9 @@ mod tests {
             secrets: &[],
             sink: None,
             caller: &caller,
+            needs: None,
         };
-        let bind = |grants: &[Grant]| Bound::bind(grants, to());
+        let bind = |grants: &[Grant]| Bound::bind(grants.to_vec(), to());
         assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);
         let refused = |grants: &[Grant]| bind(grants).err().unwrap().to_string();
         assert!(refused(&[Clocks::fine().into()]).contains("the grant Clocks has no effect"));

@@ -1,14 +1,622 @@
-//! Policies.
+//! Policies: grants as text, and what a component says that it needs. Pure.
+//!
+//! A [`Policy`] has the words of the grants in Rust. [`Needs`] come with a component, from whoever made it: they never give
+//! anything, they take away what is granted and not needed.
 
-pub(crate) fn quoted(text: &str) -> String {
-    format!("{text:?}")
+use super::{Args, Clocks, Config, Env, Functions, Grant, Http, Kind, Log, Random, Secret, Secrets, Stdin};
+use crate::error::{Error, ErrorKind, Result, sanitise};
+use crate::log::Level;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Grants as text, in TOML, for [`FunctionBuilder::policy`](crate::FunctionBuilder::policy).
+///
+/// Every key is the word of a grant in Rust. Secrets are named, and are those of
+/// [`HostBuilder::secret`](crate::HostBuilder::secret). A policy has the power of what it grants: read it from where you
+/// would read code.
+///
+/// ```
+/// let policy = isopod::Policy::from_toml(r#"
+///     http = [
+///         { to = "https://api.example.com", allow = ["GET /v1/*", "POST /v1/items"], bearer = "api-token" },
+///         { to = "https://*.internal.example", network = ["10.0.0.0/8"], timeout_ms = 2000 },
+///     ]
+///     secrets = ["webhook-key"]
+///     functions = ["resize", { name = "audit", tenant = "platform" }]
+///     config = { greeting = "hello" }
+///     env = { LANG = "C" }
+///     clocks = "fine"
+///     log = { level = "info", per_second = 100 }
+/// "#)?;
+/// # Ok::<(), isopod::Error>(())
+/// ```
+///
+/// All keys: `http` (`to`, `allow`, `network`, `in_flight`, `request_bytes`, `response_bytes`, `timeout_ms`, `bearer`,
+/// `basic`, `header`, `query`, `secret`), `secrets`, `reveal`, `functions`, `config`, `config_from_host`, `env`,
+/// `env_from_host`, `args`, `stdin`, `clocks` (`"fine"`, `{ coarse_ms = 5 }`, `{ fixed_unix_seconds = 0 }`), `random`
+/// (`{ seed = 7 }`), `log`.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    grants: Vec<Grant>,
 }
 
-pub(crate) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |name: &str| strsim::osa_distance(wrong, name);
-    known
-        .map(|name| (distance(name), name))
-        .filter(|(far, name)| *far <= name.len().max(3) / 3)
-        .min()
-        .map(|(_, name)| name)
+impl Policy {
+    /// Reads a policy. What its grants say is checked when the function is loaded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`] for text that is not TOML, and for a key that does not exist, with the nearest that does.
+    pub fn from_toml(text: &str) -> Result<Policy> {
+        let read: Text = read("policy", text)?;
+        Ok(Policy { grants: read.grants()? })
+    }
+
+    pub(crate) fn into_grants(self) -> Vec<Grant> {
+        self.grants
+    }
+}
+
+/// What a component needs, in the words of whoever made it: in its custom section `isopod:policy`, or in a file beside it
+/// for [`FunctionBuilder::needs`](crate::FunctionBuilder::needs).
+///
+/// Whatever is granted beyond it is not given, so that a component cannot be talked into what it was not made for. What it
+/// needs and was not granted fails the load, as [`ErrorKind::UngrantedImport`], unless it is loaded with
+/// [`deny_at_call`](crate::FunctionBuilder::deny_at_call).
+///
+/// ```
+/// let needs = isopod::Needs::from_toml(r#"
+///     http = [{ to = "https://api.example.com", allow = ["GET /v1/*"] }]
+///     secrets = ["webhook-key"]
+///     functions = ["resize"]
+///     config = ["greeting"]
+/// "#)?;
+/// # Ok::<(), isopod::Error>(())
+/// ```
+///
+/// All keys: `http` (`to`, `allow`), `secrets`, `reveal`, `functions`, `config`, `env`, `clocks` (`"fine"`).
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    pub(super) http: Vec<Http>,
+    secrets: Vec<String>,
+    reveal: Vec<String>,
+    functions: Vec<String>,
+    config: Vec<String>,
+    env: Vec<String>,
+    fine_clocks: bool,
+}
+
+/// The custom section of a component that holds its needs.
+pub(crate) const SECTION: &str = "isopod:policy";
+/// Bytes of a component's needs.
+const MAX_NEEDS: usize = 64 * 1024;
+
+impl Needs {
+    /// Reads what a component needs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`] for text that is not TOML, of more than 64 KiB, or with a key that does not exist, with the
+    /// nearest that does.
+    pub fn from_toml(text: &str) -> Result<Needs> {
+        if text.len() > MAX_NEEDS {
+            let text = format!("the needs have {} bytes, more than {MAX_NEEDS}", text.len());
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        let read: NeedsText = read("needs", text)?;
+        Ok(Needs {
+            http: read.http.into_iter().map(NeededOrigin::need).collect::<Result<_>>()?,
+            secrets: read.secrets,
+            reveal: read.reveal,
+            functions: read.functions,
+            config: read.config,
+            env: read.env,
+            fine_clocks: read.clocks == Some(Fine::Fine),
+        })
+    }
+
+    /// What of the grants is needed, and what is needed and not granted: what it is, and how to grant it in Rust and in a
+    /// policy. Requests by http are narrowed one by one, when they are sent.
+    pub(super) fn narrow(&self, grants: Vec<Kind>) -> Result<(Vec<Kind>, Vec<Missing>)> {
+        let mut missing = Vec::new();
+        let named = |names: &[String], name: &str| names.iter().any(|known| known == name);
+        let revealed = |name: &str| {
+            grants.iter().any(|kind| matches!(kind, Kind::Secrets(s) if s.reveal && s.secret.name() == name))
+        };
+        let mut lacking = |names: &[String], is: &dyn Fn(&Kind, &str) -> bool, what: &str, rust: &str, toml: &str| {
+            for name in names.iter().filter(|name| !grants.iter().any(|kind| is(kind, name))) {
+                let (name, put) = (sanitise(name, 64), |line: &str, name: &str| line.replace('$', &quoted(name)));
+                missing.push(Missing {
+                    what: format!("{what} \"{name}\""),
+                    rust: put(rust, &name),
+                    toml: Some(put(toml, &name)),
+                });
+            }
+        };
+        lacking(
+            &self.env,
+            &|kind, name| matches!(kind, Kind::Env(env) if env.name() == name),
+            "env",
+            "`.grant(Env::var($, \"..\"))`",
+            "env = { $ = \"..\" }",
+        );
+        lacking(
+            &self.config,
+            &|kind, name| matches!(kind, Kind::Config(config) if config.key == name),
+            "config",
+            "`.grant(Config::var($, \"..\"))`",
+            "config = { $ = \"..\" }",
+        );
+        lacking(
+            &self.functions,
+            &|kind, name| matches!(kind, Kind::Functions(functions) if &*functions.name == name),
+            "function",
+            "`.grant(Functions::named($))`",
+            "functions = [$]",
+        );
+        lacking(
+            &self.secrets,
+            &|kind, name| match kind {
+                Kind::Secrets(secrets) => secrets.secret.name() == name,
+                Kind::Http(http) => http.lets_put(name),
+                _ => false,
+            },
+            "secret",
+            "`.grant(Secrets::of(Secret::of_host($)))`",
+            "secrets = [$]",
+        );
+        lacking(
+            &self.reveal,
+            &|_, name| revealed(name),
+            "secret to read",
+            "`.grant(Secrets::of(Secret::of_host($)).reveal())`",
+            "reveal = [$]",
+        );
+        if self.fine_clocks && !grants.iter().any(|kind| matches!(kind, Kind::Clocks(_))) {
+            missing.push(Missing {
+                what: "clocks \"fine\"".to_owned(),
+                rust: "`.grant(Clocks::fine())`".to_owned(),
+                toml: Some("clocks = \"fine\"".to_owned()),
+            });
+        }
+        let origins: Vec<&Http> =
+            grants.iter().filter_map(|kind| if let Kind::Http(http) = kind { Some(http) } else { None }).collect();
+        for need in &self.http {
+            if !need.is_covered_by(&origins)? {
+                missing.push(need.missing());
+            }
+        }
+        let needed = |kind: &mut Kind| match kind {
+            Kind::Env(env) => named(&self.env, env.name()),
+            Kind::Config(config) => named(&self.config, &config.key),
+            Kind::Functions(functions) => named(&self.functions, &functions.name),
+            Kind::Secrets(secrets) => {
+                let name = secrets.secret.name();
+                let reveal = named(&self.reveal, name);
+                let keep = reveal || named(&self.secrets, name);
+                secrets.reveal &= reveal;
+                keep
+            }
+            Kind::Clocks(_) => self.fine_clocks,
+            Kind::Http(_) | Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) => true,
+        };
+        let mut grants = grants;
+        grants.retain_mut(needed);
+        Ok((grants, missing))
+    }
+}
+
+/// Something that a component needs and was not granted.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Missing {
+    pub what: String,
+    pub rust: String,
+    pub toml: Option<String>,
+}
+
+/// A name as Rust and TOML both write it.
+pub(super) fn quoted(text: &str) -> String {
+    let escaped: String =
+        text.chars().map(|c| if matches!(c, '"' | '\\') { format!("\\{c}") } else { c.into() }).collect();
+    format!("\"{escaped}\"")
+}
+
+/// The name that was probably meant.
+pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing takes time by the square, and nobody means something by a name of kilobytes.
+    let wrong: String = wrong.chars().take(64).collect();
+    let far = |name: &'a str| (strsim::osa_distance(&wrong, name), name);
+    let found = known.into_iter().map(far).filter(|(far, name)| *far <= (name.chars().count() / 3).max(1)).min();
+    found.map(|(_, name)| name)
+}
+
+/// Reads TOML, and says in one line what is wrong with it.
+fn read<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let message = e.message();
+        // serde's words: unknown field `x`, expected one of `a`, `b`.
+        let mut names = message.split('`').skip(1).step_by(2);
+        let hint = match message.starts_with("unknown field") || message.starts_with("unknown variant") {
+            true => names.next().and_then(|wrong| nearest(wrong, names)),
+            false => None,
+        };
+        let hint = hint.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        Error::new(ErrorKind::Misuse, format!("the {what} cannot be read at line {line}: {message}{hint}"))
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    #[serde(default)]
+    http: Vec<Origin>,
+    #[serde(default)]
+    secrets: Vec<String>,
+    #[serde(default)]
+    reveal: Vec<String>,
+    #[serde(default)]
+    functions: Vec<Callee>,
+    #[serde(default)]
+    config: BTreeMap<String, String>,
+    #[serde(default)]
+    config_from_host: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    env_from_host: Vec<String>,
+    args: Option<Vec<String>>,
+    stdin: Option<String>,
+    clocks: Option<Time>,
+    random: Option<Seeded>,
+    log: Option<Logged>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Origin {
+    to: String,
+    allow: Option<Vec<String>>,
+    #[serde(default)]
+    network: Vec<String>,
+    in_flight: Option<u32>,
+    request_bytes: Option<u64>,
+    response_bytes: Option<u64>,
+    timeout_ms: Option<u64>,
+    bearer: Option<String>,
+    basic: Option<Basic>,
+    #[serde(default)]
+    header: BTreeMap<String, String>,
+    #[serde(default)]
+    query: BTreeMap<String, String>,
+    #[serde(default)]
+    secret: Names,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Basic {
+    user: String,
+    secret: String,
+}
+
+/// One name, or several.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a name, or a list of names")]
+enum Names {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names::Many(Vec::new())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "the name of a function, or a table with `name` and `tenant`")]
+enum Callee {
+    Name(String),
+    For { name: String, tenant: String },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Time {
+    Fine,
+    CoarseMs(u64),
+    FixedUnixSeconds(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seeded {
+    seed: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Logged {
+    #[serde(default)]
+    level: LevelText,
+    per_second: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LevelText {
+    #[default]
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Critical,
+}
+
+impl Text {
+    fn grants(self) -> Result<Vec<Grant>> {
+        let mut grants: Vec<Grant> =
+            self.http.into_iter().map(|origin| origin.grant().map(Grant::from)).collect::<Result<_>>()?;
+        let secret = |name: String| Secrets::of(Secret::of_host(name));
+        grants.extend(self.secrets.into_iter().map(|name| secret(name).into()));
+        grants.extend(self.reveal.into_iter().map(|name| secret(name).reveal().into()));
+        grants.extend(self.functions.into_iter().map(|callee| match callee {
+            Callee::Name(name) => Functions::named(name).into(),
+            Callee::For { name, tenant } => Functions::named(name).for_tenant(tenant).into(),
+        }));
+        grants.extend(self.config.into_iter().map(|(key, value)| Config::var(key, value).into()));
+        grants.extend(self.config_from_host.into_iter().map(|key| Config::from_host(key).into()));
+        grants.extend(self.env.into_iter().map(|(name, value)| Env::var(name, value).into()));
+        grants.extend(self.env_from_host.into_iter().map(|name| Env::from_host(name).into()));
+        grants.extend(self.args.map(|args| Args::new(args).into()));
+        grants.extend(self.stdin.map(|text| Stdin::bytes(text).into()));
+        grants.extend(self.clocks.map(|time| {
+            Grant::from(match time {
+                Time::Fine => Clocks::fine(),
+                Time::CoarseMs(step) => Clocks::coarse(Duration::from_millis(step)),
+                Time::FixedUnixSeconds(seconds) => {
+                    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+                    Clocks::fixed(time.unwrap_or(SystemTime::UNIX_EPOCH))
+                }
+            })
+        }));
+        grants.extend(self.random.map(|random| Random::seeded(random.seed).into()));
+        grants.extend(self.log.map(|log| {
+            let level = match log.level {
+                LevelText::Trace => Level::Trace,
+                LevelText::Debug => Level::Debug,
+                LevelText::Info => Level::Info,
+                LevelText::Warn => Level::Warn,
+                LevelText::Error => Level::Error,
+                LevelText::Critical => Level::Critical,
+            };
+            let grant = Log::level(level);
+            Grant::from(match log.per_second {
+                Some(records) => grant.per_second(records),
+                None => grant,
+            })
+        }));
+        Ok(grants)
+    }
+}
+
+impl Origin {
+    fn grant(self) -> Result<Http> {
+        let mut http = allow(Http::to(self.to), self.allow)?;
+        let secret = |name: String| Secret::of_host(Arc::from(name));
+        http = self.network.into_iter().fold(http, Http::network);
+        http = self.in_flight.into_iter().fold(http, Http::in_flight);
+        http = self.request_bytes.into_iter().fold(http, Http::request_bytes);
+        http = self.response_bytes.into_iter().fold(http, Http::response_bytes);
+        http = self.timeout_ms.into_iter().map(Duration::from_millis).fold(http, Http::timeout);
+        http = self.bearer.into_iter().map(secret).fold(http, Http::bearer);
+        http = self.basic.into_iter().fold(http, |http, basic| http.basic(basic.user, secret(basic.secret)));
+        http = self.header.into_iter().fold(http, |http, (name, value)| http.header(name, secret(value)));
+        http = self.query.into_iter().fold(http, |http, (name, value)| http.query(name, secret(value)));
+        let names = match self.secret {
+            Names::One(name) => vec![name],
+            Names::Many(names) => names,
+        };
+        Ok(names.into_iter().map(secret).fold(http, Http::secret))
+    }
+}
+
+/// Entries such as `GET /v1/*`, with `*` for every method. An empty list allows nothing, and is an error.
+fn allow(http: Http, entries: Option<Vec<String>>) -> Result<Http> {
+    let Some(entries) = entries else { return Ok(http) };
+    let misuse = |why: String| Err(Error::new(ErrorKind::Misuse, why));
+    if entries.is_empty() {
+        return misuse(format!("`allow = []` for {} allows nothing; leave the whole entry out", http.shown()));
+    }
+    let mut http = http;
+    for entry in entries {
+        match entry.split_once(' ') {
+            Some(("*", path)) => http = http.any(path),
+            Some((method, path)) => http = http.method(method, path),
+            None => {
+                let entry = sanitise(&entry, 80);
+                return misuse(format!("\"{entry}\" is not a method and a path, such as \"GET /v1/*\""));
+            }
+        }
+    }
+    Ok(http)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NeedsText {
+    #[serde(default)]
+    http: Vec<NeededOrigin>,
+    #[serde(default)]
+    secrets: Vec<String>,
+    #[serde(default)]
+    reveal: Vec<String>,
+    #[serde(default)]
+    functions: Vec<String>,
+    #[serde(default)]
+    config: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    clocks: Option<Fine>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NeededOrigin {
+    to: String,
+    allow: Option<Vec<String>>,
+}
+
+impl NeededOrigin {
+    fn need(self) -> Result<Http> {
+        allow(Http::to(self.to), self.allow)
+    }
+}
+
+#[derive(Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Fine {
+    Fine,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        Policy::from_toml(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_grants() {
+        let grants = |text: &str| {
+            let grants = Policy::from_toml(text).unwrap().into_grants();
+            grants.iter().map(|grant| format!("{:?}", grant.0)).collect::<Vec<_>>()
+        };
+        let rust = |grant: Grant| format!("{:?}", grant.0);
+        let host = |name: &str| Secret::of_host(name);
+        let cases: Vec<(&str, Vec<Grant>)> = vec![
+            ("", vec![]),
+            (r#"http = [{ to = "https://a.example" }]"#, vec![Http::to("https://a.example").into()]),
+            (
+                r#"http = [{ to = "https://a.example", allow = ["GET /v1/*", "* /x"], bearer = "t", query = { k = "q" } }]"#,
+                vec![
+                    Http::to("https://a.example").get("/v1/*").any("/x").bearer(host("t")).query("k", host("q")).into(),
+                ],
+            ),
+            (
+                "secrets = [\"a\"]\nreveal = [\"b\"]",
+                vec![Secrets::of(host("a")).into(), Secrets::of(host("b")).reveal().into()],
+            ),
+            (
+                r#"functions = ["a", { name = "b", tenant = "t" }]"#,
+                vec![Functions::named("a").into(), Functions::named("b").for_tenant("t").into()],
+            ),
+            (
+                "config = { a = \"1\" }\nconfig_from_host = [\"B\"]\nenv = { C = \"2\" }\nenv_from_host = [\"D\"]",
+                vec![
+                    Config::var("a", "1").into(),
+                    Config::from_host("B").into(),
+                    Env::var("C", "2").into(),
+                    Env::from_host("D").into(),
+                ],
+            ),
+            ("args = [\"a\"]\nstdin = \"x\"", vec![Args::new(["a"]).into(), Stdin::bytes("x").into()]),
+            ("clocks = \"fine\"", vec![Clocks::fine().into()]),
+            ("clocks = { coarse_ms = 5 }", vec![Clocks::coarse(Duration::from_millis(5)).into()]),
+            ("clocks = { fixed_unix_seconds = 0 }", vec![Clocks::fixed(SystemTime::UNIX_EPOCH).into()]),
+            ("random = { seed = 7 }", vec![Random::seeded(7).into()]),
+            ("log = { level = \"info\", per_second = 9 }", vec![Log::level(Level::Info).per_second(9).into()]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(grants(text), expected.into_iter().map(rust).collect::<Vec<_>>(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        for (text, said) in [
+            ("htpp = []", "at line 1: unknown field `htpp`"),
+            ("htpp = []", "did you mean `http`?"),
+            ("\n\nhttp = [{ to = \"https://a\", alow = [] }]", "at line 3"),
+            ("http = [{ to = \"https://a\", alow = [] }]", "did you mean `allow`?"),
+            ("clocks = \"fin\"", "did you mean `fine`?"),
+            ("log = { level = \"inf\" }", "did you mean `info`?"),
+            ("xyzzy = 1", "unknown field `xyzzy`"),
+            ("http = [{ }]", "missing field `to`"),
+            ("http = [{ to = \"https://a\", allow = [] }]", "allows nothing"),
+            ("http = [{ to = \"https://a\", allow = [\"/v1\"] }]", "is not a method and a path"),
+            ("http = 3", "invalid type"),
+            ("env = { A = 1 }", "invalid type"),
+            ("secrets = [", "at line 1"),
+            ("functions = [3]", "the name of a function"),
+        ] {
+            let error = wrong(text);
+            assert!(error.contains(said), "{text}: {error}");
+            assert!(!error.contains('\n') && error.len() < 1_600, "{error:?}");
+        }
+        assert!(!wrong("xyzzy = 1").contains("did you mean"));
+    }
+
+    #[test]
+    fn names_that_are_near_are_found() {
+        let known = ["http", "env", "functions", "config"];
+        for (wrong, near) in
+            [("htp", Some("http")), ("function", Some("functions")), ("evn", Some("env")), ("kv", None), ("", None)]
+        {
+            assert_eq!(nearest(wrong, known), near, "{wrong}");
+        }
+        assert_eq!(nearest(&"x".repeat(1_000_000), known), None);
+    }
+
+    #[test]
+    fn needs_take_away_and_never_give() {
+        let needs = Needs::from_toml(
+            "http = [{ to = \"https://a.x.example\", allow = [\"GET /v1/x\"] }, { to = \"https://b.example\" }]\n\
+             env = [\"LANG\", \"HOME\"]\nsecrets = [\"a\"]\nfunctions = [\"f\", \"g\\\"h\"]",
+        )
+        .unwrap();
+        let grants: Vec<Grant> = vec![
+            Http::to("https://*.x.example").get("/v1/*").into(),
+            Env::var("LANG", "C").into(),
+            Env::var("PATH", "/").into(),
+            Secrets::of(Secret::of_host("a")).reveal().into(),
+            Secrets::of(Secret::of_host("b")).into(),
+            Functions::named("f").into(),
+            Functions::named("other").into(),
+            Clocks::fine().into(),
+            Log::level(Level::Info).into(),
+        ];
+        let (kept, missing) = needs.narrow(grants.into_iter().map(|grant| grant.0).collect()).unwrap();
+        let kept: Vec<String> = kept.iter().map(|kind| format!("{kind:?}")).collect();
+        let expected: Vec<Grant> = vec![
+            Http::to("https://*.x.example").get("/v1/*").into(),
+            Env::var("LANG", "C").into(),
+            Secrets::of(Secret::of_host("a")).into(),
+            Functions::named("f").into(),
+            Log::level(Level::Info).into(),
+        ];
+        assert_eq!(kept, expected.iter().map(|grant| format!("{:?}", grant.0)).collect::<Vec<_>>());
+        let lines: Vec<&str> = missing.iter().filter_map(|missing| missing.toml.as_deref()).collect();
+        assert_eq!(
+            lines,
+            ["env = { \"HOME\" = \"..\" }", "functions = [\"g\\\"h\"]", "http = [{ to = \"https://b.example\" }]"]
+        );
+        lines.iter().for_each(|line| assert!(Policy::from_toml(line).is_ok(), "{line}"));
+        assert_eq!(missing[2].rust, "`.grant(Http::to(\"https://b.example\"))`");
+    }
+
+    #[test]
+    fn needs_name_no_secrets_places_and_have_a_bound() {
+        for text in [
+            "http = [{ to = \"https://a.example\", bearer = \"t\" }]",
+            "http = [{ to = \"https://a.example\", timeout_ms = 1 }]",
+            "env = { A = \"1\" }",
+            "clocks = { coarse_ms = 1 }",
+            &format!("env = [\"{}\"]", "x".repeat(MAX_NEEDS)),
+        ] {
+            assert!(Needs::from_toml(text).is_err(), "{text}");
+        }
+    }
 }

@@ -3,9 +3,11 @@
 use super::Engine;
 use super::import::Closure;
 use super::state::State;
+use crate::capability::policy::Missing;
 use crate::capability::{self, Bound};
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
+use std::sync::Arc;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 
@@ -45,8 +47,8 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     used(&given.closures, &closed)?;
     let members = closed.iter().flat_map(|closed| closed.missing.iter().map(|(member, _)| closed.full_name(member)));
     let names: Vec<String> = missing.iter().map(|(name, _)| name.clone()).chain(members).collect();
-    if !deny_at_call && !names.is_empty() {
-        return Err(ungranted(names.iter().map(String::as_str)));
+    if !deny_at_call && !(names.is_empty() && bound.missing.is_empty()) {
+        return Err(ungranted(names.iter().map(String::as_str), &bound.missing, &bound.function));
     }
     let mut linker = engine.linker.clone();
     bound.link(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
@@ -148,13 +150,15 @@ fn used(closures: &[Closure], closed: &[Closed<'_>]) -> Result<()> {
 /// Imports that are told apart in an error. Real components have some tens; a hostile one has as many as it likes.
 const MAX_UNGRANTED: usize = 256;
 
-/// The error that lists the missing imports, those together that the same line would grant.
-fn ungranted<'a>(missing: impl Iterator<Item = &'a str>) -> Error {
+/// The error that lists the missing imports, those together that the same line would grant, and then what else the
+/// component says that it needs.
+fn ungranted<'a>(imports: impl Iterator<Item = &'a str>, needs: &[Missing], function: &Arc<str>) -> Error {
     let mut denials = Vec::new();
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
-    for name in missing.take(MAX_UNGRANTED) {
-        let grant = capability::how_to_grant(name);
-        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, None));
+    let imports = imports.map(|name| (name, capability::how_to_grant(name), None));
+    let needs = needs.iter().map(|missing| (missing.what.as_str(), missing.rust.clone(), missing.toml.as_deref()));
+    for (name, grant, toml) in imports.chain(needs).take(MAX_UNGRANTED) {
+        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, toml).of(function, None));
         match groups.iter_mut().find(|(known, _)| *known == grant) {
             Some((_, names)) => names.push(name),
             None => groups.push((grant, vec![name])),
@@ -162,7 +166,7 @@ fn ungranted<'a>(missing: impl Iterator<Item = &'a str>) -> Error {
     }
     let groups = groups.into_iter().map(|(grant, names)| format!(". For {}: {grant}", names.join(", ")));
     let text = format!(
-        "the component imports what was not granted; grant it, or load it with `.deny_at_call()`, so that only a call that uses it ends{}",
+        "the component imports or needs what was not granted; grant it, or load it with `.deny_at_call()`, so that only a call that uses it ends{}",
         groups.collect::<String>()
     );
     Error::new(ErrorKind::UngrantedImport, text).denying(denials)

@@ -1,20 +1,16 @@
 //! Requests that guests send: real guests of both WASI generations, real servers on loopback.
 
+use crate::server::{self, Names, Server};
 use crate::support::{built, text};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use isopod::{
-    BoxFuture, CallOptions, ErrorKind, Function, Host, HostBuilder, Http, Limits, Network, Reply, Stream, ms,
-};
+use isopod::{CallOptions, ErrorKind, Function, Host, Http, Limits, Reply, ms};
 use serde::{Deserialize, Serialize};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 const GUESTS: [&str; 2] = ["http-client-p2", "http-client-p3"];
 
@@ -60,83 +56,16 @@ async fn load(host: &Host, guest: &str, grants: impl IntoIterator<Item = Http>) 
 }
 
 /// A server that answers each request with what it saw of it.
-struct Server {
-    address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-}
-
-async fn serve(tls: Option<tokio_rustls::TlsAcceptor>) -> Server {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&connections);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let tls = tls.clone();
-            tokio::spawn(async move {
-                match tls {
-                    None => answer(stream).await,
-                    Some(tls) => {
-                        if let Ok(stream) = tls.accept(stream).await {
-                            answer(stream).await;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    Server { address, connections }
-}
-
-async fn answer(stream: impl Stream) {
-    let service = hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
-        let (parts, body) = request.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+async fn serve(tls: Option<TlsAcceptor>) -> Server {
+    server::serve(tls, |parts, body| {
         let host = parts.headers.get("host").map_or("-", |host| host.to_str().unwrap());
         let saw = format!("{:?} {} {} host={host} body={}", parts.version, parts.method, parts.uri, body.len());
         let status = if parts.uri.path() == "/moved" { 302 } else { 200 };
         let body = if parts.uri.path() == "/large" { Bytes::from(vec![b'x'; 100_000]) } else { saw.into() };
-        http::Response::builder().status(status).header("location", "http://127.0.0.1:1/").body(Full::new(body))
-    });
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-}
-
-/// Answers for names as told, one answer after the other, and writes down where it was asked to connect.
-#[derive(Clone, Default)]
-struct Names {
-    answers: Arc<Mutex<Vec<Vec<IpAddr>>>>,
-    dialled: Arc<Mutex<Vec<SocketAddr>>>,
-    /// Where connections really go, if not where they were asked to.
-    instead: Option<SocketAddr>,
-}
-
-impl Names {
-    /// The last answer is given for ever.
-    fn new<const N: usize>(answers: [&[&str]; N]) -> Names {
-        let parse = |answer: &&[&str]| answer.iter().map(|address| address.parse().unwrap()).collect();
-        Names { answers: Arc::new(Mutex::new(answers.iter().rev().map(parse).collect())), ..Names::default() }
-    }
-
-    fn host(&self, more: impl FnOnce(HostBuilder) -> HostBuilder) -> Host {
-        more(Host::builder().network(self.clone())).build().unwrap()
-    }
-}
-
-impl Network for Names {
-    fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        let mut answers = self.answers.lock().unwrap();
-        let answer = if answers.len() > 1 { answers.pop() } else { answers.last().cloned() };
-        Box::pin(async move { answer.ok_or_else(|| io::Error::other("no such name")) })
-    }
-
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
-        self.dialled.lock().unwrap().push(address);
-        Box::pin(async move {
-            let stream = TcpStream::connect(self.instead.unwrap_or(address)).await?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
-        })
-    }
+        let response = http::Response::builder().status(status).header("location", "http://127.0.0.1:1/");
+        response.body(Full::new(body).boxed_unsync()).unwrap()
+    })
+    .await
 }
 
 #[tokio::test]
@@ -296,25 +225,9 @@ async fn redirects_are_the_guests() {
     }
 }
 
-/// A server with a certificate for `api.test` of an authority of its own; and that authority.
 async fn serve_tls() -> (Server, Vec<u8>) {
-    let mut authority = rcgen::CertificateParams::new([]).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let root = authority.self_signed(&key).unwrap();
-    let issuer = rcgen::Issuer::new(authority, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(["api.test".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (serve(Some(Arc::new(config).into())).await, root.der().to_vec())
+    let (tls, root) = server::tls();
+    (serve(Some(tls)).await, root)
 }
 
 #[tokio::test]

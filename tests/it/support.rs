@@ -61,9 +61,14 @@ impl Book {
 /// Runs a test in a process of its own, for what other tests of this one would disturb, or would be disturbed by.
 /// `test` is its path, `shell` what to say to a shell before. Gives true where the test is to do its work.
 pub(crate) fn alone(test: &str, shell: &str) -> bool {
+    said_alone(test, shell).is_none()
+}
+
+/// As [`alone`]; where the work was done elsewhere, all that was said there.
+pub(crate) fn said_alone(test: &str, shell: &str) -> Option<String> {
     const CHILD: &str = "ISOPOD_TEST_ALONE";
     if std::env::var_os(CHILD).is_some_and(|name| name == test) {
-        return true;
+        return None;
     }
     let script = format!("{shell}\nexec \"$0\" --exact {test} --nocapture");
     let ended = std::process::Command::new("sh")
@@ -74,7 +79,7 @@ pub(crate) fn alone(test: &str, shell: &str) -> bool {
         .unwrap();
     let text = [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
     assert!(ended.status.success() && text.contains("1 passed"), "{}: {text}", ended.status);
-    false
+    Some(text)
 }
 
 /// Resident memory of this process, in KiB.

@@ -36,7 +36,9 @@ const fn guest(name: &'static str, kind: Kind, wit: &'static str) -> Guest {
 }
 
 const GUESTS: &[Guest] = &[
+    guest("ambient", Kind::Rust, "wit/ambient"),
     guest("async-shapes", Kind::Rust, "wit/async-shapes.wit"),
+    guest("caller", Kind::Rust, "wit/caller"),
     Guest { name: "command", kind: Kind::Wasip2, wit: None },
     guest("content-hash", Kind::C, "wit/plugin.wit"),
     guest("event-handler", Kind::Rust, "../wit/function.wit"),
@@ -47,6 +49,7 @@ const GUESTS: &[Guest] = &[
     guest("http-hello-p3", Kind::Rust, "wit/http-p3"),
     guest("json-transform", Kind::Rust, "wit/json-transform.wit"),
     guest("secret-scan", Kind::Rust, "wit/plugin.wit"),
+    guest("secrets", Kind::Rust, "wit/secrets"),
     guest("shapes", Kind::Rust, "wit/shapes.wit"),
     guest("text-stats", Kind::Rust, "wit/plugin.wit"),
     guest("thumbnail", Kind::Rust, "wit/thumbnail.wit"),

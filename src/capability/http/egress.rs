@@ -153,6 +153,24 @@ impl Rule {
         &self.origin
     }
 
+    /// Whether it allows whatever the other one does. May say no where only a closer look would say yes.
+    pub(crate) fn covers(&self, other: &Rule) -> bool {
+        let host = match (&self.host, &other.host) {
+            (HostPattern::Exact(own), HostPattern::Exact(other)) => own == other,
+            (HostPattern::Below(own), HostPattern::Below(other)) => own == other,
+            (HostPattern::Below(parent), HostPattern::Exact(Host::Name(name))) => {
+                name.split_once('.').is_some_and(|(_, rest)| rest == parent)
+            }
+            _ => false,
+        };
+        let entries = match (&self.entries, &other.entries) {
+            (None, _) => true,
+            (Some(own), None) => own.iter().any(|own| own.method.is_none() && own.path == "/*"),
+            (Some(own), Some(others)) => others.iter().all(|other| own.iter().any(|own| own.covers(other))),
+        };
+        host && entries && self.scheme == other.scheme && self.port == other.port
+    }
+
     /// Whether nobody on the way can read what is sent.
     pub(crate) fn is_confidential(&self) -> bool {
         let here = matches!(self.host, HostPattern::Exact(Host::Ip(address)) if address.is_loopback());
@@ -182,6 +200,10 @@ impl Rule {
 }
 
 impl Entry {
+    fn covers(&self, other: &Entry) -> bool {
+        (self.method.is_none() || self.method == other.method) && pattern_covers(&self.path, &other.path)
+    }
+
     fn fit(&self, target: &Target) -> (bool, bool) {
         let method = self.method.as_ref().is_none_or(|method| *method == target.method);
         let path = self.path == "/*" || (!target.unclear && path_matches(&self.path, target.path()));
@@ -249,6 +271,15 @@ pub(crate) fn check(
     }
     (target.rules, target.networks) = (matched, target.granted(rules));
     Ok(target)
+}
+
+/// Decides about a request that is granted: whether the component says that it needs it.
+pub(crate) fn check_needs(needs: &[Rule], target: &Target) -> Result<(), Refusal> {
+    if needs.iter().any(|need| need.fit(target).all()) {
+        return Ok(());
+    }
+    let rule = "it is granted, but the component does not say in its needs that it sends such requests".to_owned();
+    Err(Refusal { reason: Reason::NotNeeded, rule, allow: None })
 }
 
 /// The first of an origin's addresses that none of its rules allows. For whoever dials, who knows of no request.
@@ -387,6 +418,8 @@ pub(crate) enum Reason {
     UnclearPath,
     /// The name leads to an address that is not public.
     Address(&'static str),
+    /// The component itself says that it sends no such requests.
+    NotNeeded,
 }
 
 /// A request that may not be sent: why, and what would allow it. Fit to show, and short.
@@ -504,6 +537,23 @@ fn pattern_for(path: &str) -> String {
         pattern.push_str(segment);
     }
     pattern
+}
+
+/// Whether every path that the other pattern matches is one that this one does.
+fn pattern_covers(pattern: &str, other: &str) -> bool {
+    let mut pattern = pattern.split('/').peekable();
+    let mut other = other.split('/').peekable();
+    loop {
+        match (pattern.next(), other.next()) {
+            (None, None) => return true,
+            (Some("*"), Some(_)) if pattern.peek().is_none() => return true,
+            // The other's last `*` stands for any number of segments, of which this one is only one.
+            (Some("*"), Some("*")) if other.peek().is_none() => return false,
+            (Some("*"), Some(segment)) if !segment.is_empty() => {}
+            (Some(own), Some(segment)) if own != "*" && own == segment => {}
+            _ => return false,
+        }
+    }
 }
 
 fn path_matches(pattern: &str, path: &str) -> bool {

@@ -12,14 +12,16 @@ pub(super) mod types;
 pub use connect::{BoxFuture, Network, Stream};
 pub(crate) use send::Outgoing;
 
+use super::policy::{Missing, quoted};
 use super::secrets::{Keyring, Secret};
+use crate::error::sanitise;
 use crate::error::{Error, ErrorKind, Result};
 use connect::Clients;
 pub(crate) use connect::Wires;
 use egress::Rule;
 use http::Method;
 use inject::{Injection, Place};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::Linker;
@@ -41,7 +43,8 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 #[derive(Clone)]
 pub struct Http {
     origin: String,
-    requests: Vec<(Method, String)>,
+    /// None stands for every method.
+    requests: Vec<(Option<Method>, String)>,
     networks: Vec<String>,
     secrets: Vec<(Place, Secret)>,
     pub(super) bounds: HttpBounds,
@@ -72,7 +75,7 @@ macro_rules! methods {
     ($($name:ident $method:ident),*) => { $(
         #[doc = concat!("Allows `", stringify!($method), "` of that path; see [`method`](Http::method).")]
         pub fn $name(self, path: &str) -> Http {
-            self.allow(Method::$method, path)
+            self.allow(Some(Method::$method), path)
         }
     )* };
 }
@@ -99,7 +102,7 @@ impl Http {
     /// all that follows. The query is free.
     pub fn method(mut self, method: &str, path: &str) -> Http {
         match Method::from_bytes(method.as_bytes()) {
-            Ok(method) => self.allow(method, path),
+            Ok(method) => self.allow(Some(method), path),
             Err(_) => {
                 self.wrong.get_or_insert_with(|| format!("\"{method}\" is no http method"));
                 self
@@ -107,7 +110,12 @@ impl Http {
         }
     }
 
-    fn allow(mut self, method: Method, path: &str) -> Http {
+    /// Allows every method of that path; see [`method`](Http::method).
+    pub fn any(self, path: &str) -> Http {
+        self.allow(None, path)
+    }
+
+    fn allow(mut self, method: Option<Method>, path: &str) -> Http {
         self.requests.push((method, path.to_owned()));
         self
     }
@@ -181,7 +189,7 @@ impl Http {
     }
 
     /// The origin, without what could be a password.
-    fn shown(&self) -> &str {
+    pub(super) fn shown(&self) -> &str {
         self.origin.rsplit('@').next().unwrap_or_default()
     }
 
@@ -189,6 +197,39 @@ impl Http {
         Error::new(ErrorKind::Misuse, format!("the grant Http::to(\"{}\") cannot be kept: {why}", self.shown()))
     }
 
+    /// Whether the guest may put the secret of that name into headers.
+    pub(super) fn lets_put(&self, name: &str) -> bool {
+        self.secrets.iter().any(|(place, secret)| *place == Place::Placeholder && secret.name() == name)
+    }
+
+    /// Whether one of the grants allows all that this one would.
+    pub(super) fn is_covered_by(&self, grants: &[&Http]) -> Result<bool> {
+        let need = self.rule().map_err(|why| self.misuse(&why))?;
+        let rules = grants.iter().map(|grant| grant.rule().map_err(|why| grant.misuse(&why)));
+        Ok(rules.collect::<Result<Vec<_>>>()?.iter().any(|rule| rule.covers(&need)))
+    }
+
+    /// As something that was not granted.
+    pub(super) fn missing(&self) -> Missing {
+        let to = quoted(&sanitise(self.shown(), 256));
+        let (mut rust, mut toml) = (String::new(), Vec::new());
+        for (method, path) in &self.requests {
+            let (path, method) = (sanitise(path, 256), method.as_ref().map(Method::as_str));
+            let _ = match method {
+                Some(method) => write!(rust, ".method({}, {})", quoted(method), quoted(&path)),
+                None => write!(rust, ".any({})", quoted(&path)),
+            };
+            toml.push(quoted(&format!("{} {path}", method.unwrap_or("*"))));
+        }
+        let allow = if toml.is_empty() { String::new() } else { format!(", allow = [{}]", toml.join(", ")) };
+        Missing {
+            what: format!("http to {}", sanitise(self.shown(), 128)),
+            rust: format!("`.grant(Http::to({to}){rust})`"),
+            toml: Some(format!("http = [{{ to = {to}{allow} }}]")),
+        }
+    }
+
+    /// Hands its secrets over to the function's keyring.
     fn inject(&self, keyring: &mut Keyring, hosts: &[Secret]) -> Result<Vec<Injection>> {
         let inject = |(place, secret): &(Place, Secret)| {
             let secret = keyring.add(secret, hosts, *place == Place::Placeholder, false)?;
@@ -215,7 +256,7 @@ impl Http {
             }
         }
         for (method, path) in &self.requests {
-            rule.allow(Some(method.clone()), path)?;
+            rule.allow(method.clone(), path)?;
         }
         for network in &self.networks {
             rule.network(network.parse().map_err(|_| format!("\"{network}\" is no network such as 10.1.0.0/16"))?);
@@ -226,7 +267,12 @@ impl Http {
 
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Http").field("to", &self.shown()).field("requests", &self.requests).finish_non_exhaustive()
+        let secrets: Vec<(&Place, &str)> = self.secrets.iter().map(|(place, secret)| (place, secret.name())).collect();
+        f.debug_struct("Http")
+            .field("to", &self.shown())
+            .field("requests", &self.requests)
+            .field("secrets", &secrets)
+            .finish_non_exhaustive()
     }
 }
 
@@ -239,16 +285,26 @@ pub(crate) struct Egress {
     bounds: Vec<HttpBounds>,
     /// For each rule.
     injections: Vec<Vec<Injection>>,
+    /// What the component says that it needs, if it says so.
+    needs: Option<Vec<Rule>>,
     clients: Clients,
 }
 
 impl Egress {
     /// Hands the grants' secrets over to the function's `keyring`, which may find them among those of the host.
-    pub(super) fn bind(grants: &[Http], keyring: &mut Keyring, hosts: &[Secret], wires: &Wires) -> Result<Egress> {
+    pub(super) fn bind(
+        grants: &[Http],
+        needs: Option<&[Http]>,
+        keyring: &mut Keyring,
+        hosts: &[Secret],
+        wires: &Wires,
+    ) -> Result<Egress> {
+        let rule = |need: &Http| need.rule().map_err(|why| need.misuse(&why));
         let rules = grants.iter().map(|grant| grant.rule().map_err(|why| grant.misuse(&why)));
         let rules: Arc<[Rule]> = rules.collect::<Result<Vec<_>>>()?.into();
         Ok(Egress {
             bounds: grants.iter().map(|grant| grant.bounds).collect(),
+            needs: needs.map(|needs| needs.iter().map(rule).collect::<Result<_>>()).transpose()?,
             injections: grants.iter().map(|grant| grant.inject(keyring, hosts)).collect::<Result<_>>()?,
             clients: Clients::new(wires, Arc::clone(&rules)),
             rules,

@@ -60,7 +60,12 @@ impl Outgoing {
         let uri = request.uri();
         let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let target = egress::check(&egress.rules, request.method(), scheme, authority, path).map_err(|refusal| {
+        let checked = egress::check(&egress.rules, request.method(), scheme, authority, path);
+        let needed = checked.and_then(|target| match &egress.needs {
+            Some(needs) => egress::check_needs(needs, &target).map(|()| target),
+            None => Ok(target),
+        });
+        let target = needed.map_err(|refusal| {
             self.denials.push(denial(&asked(request.method(), uri), &refusal));
             match refusal.reason {
                 Reason::Method => Error::HttpRequestMethodInvalid,

@@ -70,6 +70,21 @@ pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
     Ok(survey.facts)
 }
 
+/// The custom sections of that name of the component itself, not of its parts. For bytes that passed [`inspect`].
+pub(crate) fn custom_sections<'a>(bytes: &'a [u8], name: &str) -> Vec<&'a [u8]> {
+    let (mut depth, mut found) = (0_u32, Vec::new());
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload {
+            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Payload::CustomSection(section)) if depth == 0 && section.name() == name => found.push(section.data()),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    found
+}
+
 /// Types within types that a section may have. Real components have a handful.
 const TYPE_NESTING: u64 = 250;
 
@@ -137,6 +152,14 @@ mod tests {
                 other => panic!("{bytes:?}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn custom_sections_are_those_of_the_component_itself() {
+        let part = r#"(component (@custom "x" "inner")) (core module (@custom "x" "module"))"#;
+        let wat = format!(r#"(component {part} (@custom "x" "one") (@custom "y" "other") (@custom "x" "two"))"#);
+        let bytes = wat::parse_str(wat).unwrap();
+        assert_eq!(custom_sections(&bytes, "x"), [b"one", b"two"]);
     }
 
     #[test]

@@ -666,3 +666,39 @@ fn the_generators_reach_every_verdict() {
     // All but TooLong and Address, which these parts cannot cause.
     assert!(seen.len() == 17 && seen.values().all(|count| *count >= 8) && seen["ok"] >= 500, "{seen:?}");
 }
+
+#[test]
+fn a_rule_covers_what_is_no_wider() {
+    for (own, other, covers) in [
+        ("https://a.example", "https://a.example GET:/x", true),
+        ("https://a.example GET:/x", "https://a.example", false),
+        ("https://a.example *:/*", "https://a.example", true),
+        ("https://a.example GET:/*", "https://a.example", false),
+        ("https://a.example GET:/v1/*", "https://a.example GET:/v1/*", true),
+        ("https://a.example GET:/v1/*", "https://a.example GET:/v1/a/b", true),
+        ("https://a.example GET:/v1/*/b", "https://a.example GET:/v1/a/b", true),
+        ("https://a.example GET:/v1/*/b", "https://a.example GET:/v1/*", false),
+        ("https://a.example GET:/*/b", "https://a.example GET:/*/b", true),
+        ("https://a.example GET:/a", "https://a.example POST:/a", false),
+        ("https://a.example GET:/a POST:/a", "https://a.example POST:/a", true),
+        ("https://*.a.example", "https://b.a.example", true),
+        ("https://*.a.example", "https://*.a.example", true),
+        ("https://b.a.example", "https://*.a.example", false),
+        ("https://*.a.example", "https://c.b.a.example", false),
+        ("https://a.example", "http://a.example", false),
+        ("https://a.example", "https://a.example:8443", false),
+    ] {
+        let rule = |text| rules(text).remove(0);
+        assert_eq!(rule(own).covers(&rule(other)), covers, "{own} covers {other}");
+    }
+}
+
+proptest! {
+    /// What one pattern covers, it matches wherever the other one does.
+    #[test]
+    fn covering_is_matching_more(own in "(/[ab*]){1,4}", other in "(/[ab*]){1,4}", path in "(/[abc]?){1,5}") {
+        if pattern_covers(&own, &other) && path_matches(&other, &path) {
+            prop_assert!(path_matches(&own, &path), "{own} {other} {path}");
+        }
+    }
+}
