@@ -47,7 +47,8 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     used(&given.closures, &closed)?;
     let members = closed.iter().flat_map(|closed| closed.missing.iter().map(|(member, _)| closed.full_name(member)));
     let names: Vec<String> = missing.iter().map(|(name, _)| name.clone()).chain(members).collect();
-    if !deny_at_call && !(names.is_empty() && bound.missing.is_empty()) {
+    let complete = names.is_empty() && bound.missing.is_empty();
+    if !complete && !deny_at_call {
         return Err(ungranted(names.iter().map(String::as_str), &bound.missing, &bound.function));
     }
     let mut linker = engine.linker.clone();
