@@ -1,7 +1,7 @@
 //! A refused request for a capability, as a record: what was asked, which rule said no, how to allow it.
 
 use crate::clock;
-use crate::error::sanitise;
+use crate::text::sanitise;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;

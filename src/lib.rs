@@ -18,6 +18,7 @@ mod error;
 mod denial;
 mod log;
 mod foreign;
+mod text;
 mod resource;
 mod blocking;
 mod clock;

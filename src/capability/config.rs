@@ -1,7 +1,8 @@
 //! `wasi:config`: settings that an embedder hands to a guest by name.
 
 use super::{Reach, View};
-use crate::error::{Error, ErrorKind, Result, sanitise};
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::sanitise;
 use std::env::VarError;
 use wasmtime::component::Linker;
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};

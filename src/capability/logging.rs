@@ -7,9 +7,9 @@
 use super::{Reach, View};
 use crate::bindings::capabilities::wasi::logging::logging as wit;
 use crate::clock::{Clock, Nanos};
-use crate::error::sanitise;
 use crate::foreign::guarded;
 use crate::log::{Level, LogLine, LogRecord, LogSink, LogSource};
+use crate::text::sanitise;
 use crate::usage::Output;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;

@@ -4,8 +4,9 @@
 //! anything, they take away what is granted and not needed.
 
 use super::{Args, Clocks, Config, Env, Functions, Grant, Http, Kind, Log, Random, Secret, Secrets, Stdin};
-use crate::error::{Error, ErrorKind, Result, sanitise};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
+use crate::text::sanitise;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;

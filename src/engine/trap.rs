@@ -3,8 +3,9 @@
 use super::import::Unfit;
 use super::linker::Refused;
 use super::state::{State, Stop};
-use crate::error::{Error, ErrorKind, Limit, head};
+use crate::error::{Error, ErrorKind, Limit};
 use crate::limits::Resolved;
+use crate::text::head;
 use std::time::Duration;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, WasmtimeBug};

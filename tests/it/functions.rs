@@ -22,8 +22,11 @@ fn then(callee: &str, export: &str, args: Value, times: u32) -> Value {
     json!([callee, export, args.to_string(), times])
 }
 
+/// The function, the tenant, the depth, and whether it is a root.
+type Entry = (String, String, u32, bool);
+
 #[derive(Clone, Default)]
-struct Tree(Arc<Mutex<Vec<(String, String, u32, bool)>>>);
+struct Tree(Arc<Mutex<Vec<Entry>>>);
 
 impl Meter for Tree {
     fn record(&self, receipt: &Receipt<'_>) {
@@ -114,7 +117,7 @@ async fn cycles_end_at_the_depth() {
     // The default is 8 below the first.
     for (callees, ends) in [(vec!["a"; 8], true), (vec!["a"; 9], false), (["b", "a"].repeat(5), false)] {
         let reply = call(&a, callees[0], "call", nest(&callees[1..]), 1).await;
-        let deepest = reply.value.map_or_else(|e| e, |ok| ok);
+        let deepest = reply.value.unwrap_or_else(|e| e);
         assert_eq!(!deepest.contains("Exceeded"), ends, "{}: {deepest}", callees.len());
         book.take();
     }
@@ -131,7 +134,7 @@ async fn fan_out_ends_at_the_calls_of_the_tree() {
     let a = caller(&host, "a", limits, &["a"]).await;
     // Three calls that make five calls each would be 18.
     let five = then("a", "work", json!([1]), 5);
-    let error = call(&a, "a", "call", five, 3).await.value.map_or_else(|e| e, |ok| ok);
+    let error = call(&a, "a", "call", five, 3).await.value.unwrap_or_else(|e| e);
     assert!(error.contains("Exceeded") && error.contains("Limits::calls"), "{error}");
     assert_eq!(book.take().len(), 11, "ten calls and their first");
     let exact = call(&a, "a", "work", json!([1]), 10).await;

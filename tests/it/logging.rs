@@ -6,8 +6,11 @@ use isopod::{
 };
 use std::sync::{Arc, Mutex};
 
+/// The tenant, context and message, and the call.
+type Record = (String, LogSource, Level, String);
+
 #[derive(Clone, Default)]
-struct Records(Arc<Mutex<Vec<(String, LogSource, Level, String)>>>);
+struct Records(Arc<Mutex<Vec<Record>>>);
 
 impl LogSink for Records {
     fn log(&self, record: &LogRecord<'_>) {

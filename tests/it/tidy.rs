@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign"],
+    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text"],
     &["bindings"],
     &["capability"],
     &["engine", "context"],
@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "limits.rs",
     "denial.rs",
     "error.rs",
+    "text.rs",
 ];
 /// The only places that may name wasmtime: below these, and nowhere in the public API.
 const WASMTIME: &[&str] = &["engine/", "capability/", "bindings.rs", "typed.rs", "unstable.rs", "lib.rs"];

@@ -7,7 +7,7 @@
 //! checked is the text which is sent. Names are ASCII, lower case and without a final dot; ports are exact. What a guest
 //! chose appears in a [`Refusal`] only sanitised and cut.
 
-use crate::error::sanitise;
+use crate::text::sanitise;
 use http::Method;
 use ipnet::IpNet;
 use std::fmt;

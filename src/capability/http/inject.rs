@@ -4,7 +4,7 @@
 //! right, and cannot stand beside the host's.
 
 use crate::capability::secrets::SecretValue;
-use crate::error::sanitise;
+use crate::text::sanitise;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};

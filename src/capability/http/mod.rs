@@ -14,8 +14,8 @@ pub(crate) use send::Outgoing;
 
 use super::policy::{Missing, quoted};
 use super::secrets::{Keyring, Secret};
-use crate::error::sanitise;
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::sanitise;
 use connect::Clients;
 pub(crate) use connect::Wires;
 use egress::Rule;

@@ -7,7 +7,7 @@ use super::{Egress, HttpBounds};
 use crate::capability::secrets::scrub::{Piecewise, Scrubber};
 use crate::capability::secrets::{Keyring, Placeholders};
 use crate::denial::{Denial, Denials};
-use crate::error::sanitise;
+use crate::text::sanitise;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, Uri};

@@ -2,7 +2,7 @@
 
 use super::{is_octets, nullable, snake};
 use crate::engine::schema;
-use crate::error::{head, sanitise};
+use crate::text::{head, sanitise};
 use serde::{de, ser};
 use std::fmt::{self, Display};
 use wasmtime::component::types::Type;
