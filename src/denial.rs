@@ -27,8 +27,12 @@ struct Allow {
 
 /// How many refusals of one call are kept; a guest in a loop must not fill the host's memory.
 pub(crate) const MAX_DENIALS: usize = 32;
-/// How many refusals a host keeps.
+/// How many refusals a host keeps, and how many of one tenant of one function, so that none displaces all others'.
 const MAX_AUDITED: usize = 1_024;
+const MAX_OWN: usize = 128;
+
+/// Longest line that would allow something.
+const MAX_LINE: usize = 1_024;
 
 impl Denial {
     /// `rule` is which rule said no, and which was the nearest.
@@ -43,9 +47,11 @@ impl Denial {
         }
     }
 
-    /// What would allow it: in Rust, and as a line of a policy where there is one.
+    /// What would allow it: in Rust, and as a line of a policy where there is one. A line that is too long to be shown
+    /// whole is left out.
     pub(crate) fn allowed_by(mut self, rust: &str, toml: Option<&str>) -> Denial {
-        self.allow = Some(Allow { rust: sanitise(rust, 512), toml: toml.map(|line| sanitise(line, 512)) });
+        let whole = |line: &str| (line.len() <= MAX_LINE).then(|| sanitise(line, MAX_LINE));
+        self.allow = whole(rust).map(|rust| Allow { rust, toml: toml.and_then(whole) });
         self
     }
 
@@ -113,7 +119,11 @@ impl Audit {
 
     fn push(&self, denial: Denial) {
         let mut kept = self.0.lock();
-        if kept.len() == MAX_AUDITED {
+        let is_own = |other: &Denial| other.function == denial.function && other.tenant == denial.tenant;
+        if kept.iter().filter(|other| is_own(other)).count() >= MAX_OWN {
+            let oldest = kept.iter().position(is_own);
+            oldest.map(|at| kept.remove(at));
+        } else if kept.len() >= MAX_AUDITED {
             kept.pop_front();
         }
         kept.push_back(denial);
@@ -139,11 +149,14 @@ impl Denials {
     /// Keeps it, tells the host's audit, and says so as an event; beyond [`MAX_DENIALS`] none of that.
     pub(crate) fn push(&self, denial: Denial) {
         let Refused { list, audit, function, tenant } = &*self.0;
-        let mut kept = list.lock();
-        if kept.len() >= MAX_DENIALS {
-            return;
-        }
         let denial = denial.of(function, tenant.as_ref());
+        {
+            let mut kept = list.lock();
+            if kept.len() >= MAX_DENIALS {
+                return;
+            }
+            kept.push(denial.clone());
+        }
         tracing::warn!(
             function = %sanitise(function, 128),
             tenant = tenant.as_ref().map(|tenant| sanitise(tenant, 128)),
@@ -151,8 +164,7 @@ impl Denials {
             rule = denial.rule,
             "denied"
         );
-        audit.push(denial.clone());
-        kept.push(denial);
+        audit.push(denial);
     }
 
     /// The last one, in one line.
@@ -173,14 +185,17 @@ mod tests {
     fn a_loop_of_refusals_fills_nothing() {
         let audit = Arc::new(Audit::default());
         let denial = |n: usize| Denial::new(&format!("thing {n}"), "no rule").allowed_by("`.grant(..)`", Some("x = 1"));
+        let denials = |tenant: &str| Denials::new(Arc::clone(&audit), "f".into(), Some(tenant.into()));
+        denials("quiet").push(denial(1));
         for call in 0..100 {
-            let denials = Denials::new(Arc::clone(&audit), "f".into(), Some("acme".into()));
+            let denials = denials("acme");
             (0..1_000).for_each(|n| denials.push(denial(call * 1_000 + n)));
             assert_eq!(denials.take().len(), MAX_DENIALS);
         }
         let kept = audit.list();
-        assert_eq!(kept.len(), MAX_AUDITED);
-        let last = &kept[MAX_AUDITED - 1];
+        assert_eq!(kept.len(), MAX_OWN + 1, "a loud tenant displaces its own");
+        assert_eq!(kept[0].tenant(), Some("quiet"));
+        let last = &kept[MAX_OWN];
         assert_eq!((last.capability(), last.function(), last.tenant()), ("thing 99031", "f", Some("acme")));
         assert_eq!(last.explain(), "thing 99031 was denied: no rule; to allow it: `.grant(..)`, or in a policy: x = 1");
     }

@@ -91,6 +91,10 @@ pub enum Limit {
     HostCalls,
     /// Bytes of one request for randomness.
     Random,
+    /// How deep functions call functions.
+    Depth,
+    /// Calls of functions by functions.
+    Calls,
 }
 
 impl fmt::Display for Limit {
@@ -101,6 +105,8 @@ impl fmt::Display for Limit {
             Limit::Handles => "handles",
             Limit::HostCalls => "host_calls",
             Limit::Random => "random_bytes",
+            Limit::Depth => "depth",
+            Limit::Calls => "calls",
         })
     }
 }

@@ -174,7 +174,7 @@ impl Function {
     }
 }
 
-/// The functions of a host, by name: for those that call others.
+/// The functions of a host that others may call, by name.
 #[derive(Default)]
 pub(crate) struct Registry(Mutex<HashMap<Arc<str>, Weak<Inner>>>);
 
@@ -235,6 +235,7 @@ pub struct FunctionBuilder<U = ()> {
     grants: Vec<Grant>,
     needs: Option<Needs>,
     deny_at_call: bool,
+    callable: bool,
     closures: Vec<Closure>,
     imports: Option<MakeImports>,
     _imports: PhantomData<fn() -> U>,
@@ -257,6 +258,7 @@ impl FunctionBuilder {
             grants: Vec::new(),
             needs: None,
             deny_at_call: false,
+            callable: false,
             closures: Vec::new(),
             imports: None,
             _imports: PhantomData,
@@ -288,6 +290,7 @@ impl FunctionBuilder {
             grants: self.grants,
             needs: self.needs,
             deny_at_call: self.deny_at_call,
+            callable: self.callable,
             closures: self.closures,
             imports: Some(Box::new(move |state| Box::new(make(state)))),
             _imports: PhantomData,
@@ -368,6 +371,13 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         self
     }
 
+    /// Lets other functions call it by its name, if they are granted [`Functions`](crate::Functions) of that name. It takes
+    /// the place of one that was loaded under the same name before.
+    pub fn callable(mut self) -> Self {
+        self.callable = true;
+        self
+    }
+
     /// Load the component even if it imports what was not granted: a call that uses such an import ends as
     /// [`ErrorKind::Denied`]. For components whose toolchain imports interfaces that they never call.
     pub fn deny_at_call(mut self) -> Self {
@@ -426,7 +436,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         provided: &'static [&'static str],
         link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static,
     ) -> Result<Function> {
-        let name = Arc::clone(&self.name);
+        let (name, callable) = (Arc::clone(&self.name), self.callable);
         // Compiling takes milliseconds to seconds: not on a thread that runs others' tasks.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             let text = "loading needs a tokio runtime; call it in one, or use `load_blocking`";
@@ -440,7 +450,9 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             })
         });
         let inner = Arc::new(loaded.map_err(|error| error.of(&name))?);
-        inner.host.functions.add(&inner);
+        if callable {
+            inner.host.functions.add(&inner);
+        }
         Ok(Function { inner, options: Options::default() })
     }
 

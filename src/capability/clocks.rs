@@ -39,6 +39,15 @@ impl Clocks {
         Clocks(Source::Fixed(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
     }
 
+    /// Whether a guest can tell more by them than without a grant.
+    pub(super) fn is_finer_than_default(&self) -> bool {
+        match (self.0, Clocks::default().0) {
+            (Source::Fine, _) => true,
+            (Source::Coarse(step), Source::Coarse(default)) => step < default,
+            _ => false,
+        }
+    }
+
     pub(super) fn view(&self, wasi: &mut WasiCtxBuilder) {
         wasi.wall_clock(Wall(self.0)).monotonic_clock(Monotonic(self.0, Instant::now()));
     }

@@ -8,7 +8,7 @@ use super::{Bound, Reach};
 use crate::bindings::capabilities::isopod::function::functions as wit;
 use crate::clock::Nanos;
 use crate::denial::Denial;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::text::sanitise;
 use serde_json::Value;
 use std::pin::Pin;
@@ -23,25 +23,44 @@ use wasmtime::component::Linker;
 /// for it, and its busy time or fuel counts as the caller's too. The error text that the caller gets is that of
 /// [`Error`](crate::Error), or its kind alone where the call is for another tenant.
 ///
-/// The function is looked up when it is called: the one loaded last under that name, as long as somebody holds a handle
-/// of it.
+/// The function is looked up when it is called: of those that are [`callable`](crate::FunctionBuilder::callable), the one
+/// loaded last under that name, as long as somebody holds a handle of it.
 ///
 /// ```
 /// use isopod::Functions;
 ///
 /// let resize = Functions::named("resize");
 /// let audit = Functions::named("audit").for_tenant("platform");
+/// let search = Functions::named("search-v2").serving("acme:tools/search");
 /// ```
 #[derive(Clone, Debug)]
 pub struct Functions {
-    pub(super) name: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub(super) tenant: Option<Arc<str>>,
+    serving: Option<String>,
 }
 
 impl Functions {
     /// The function of that name.
     pub fn named(name: impl Into<Arc<str>>) -> Functions {
-        Functions { name: name.into(), tenant: None }
+        Functions { name: name.into(), tenant: None, serving: None }
+    }
+
+    /// Instead of by its name, the guest calls it by an interface that it imports, `ns:pkg/interface` with its version or
+    /// without, and with the types of that: each function of the interface is the export of the same name. A call that
+    /// fails ends the caller's with the same kind of error.
+    ///
+    /// Values pass as in [`Function::call`](crate::Function::call). Interfaces with resources or async functions fail the
+    /// load as [`ErrorKind::Misuse`].
+    pub fn serving(mut self, interface: impl Into<String>) -> Functions {
+        self.serving = Some(interface.into());
+        self
+    }
+
+    /// Whether it is for that import.
+    pub(super) fn is_for(&self, import: &str) -> bool {
+        let unversioned = import.split_once('@').map_or(import, |(name, _)| name);
+        self.serving.as_ref().map_or(import == INTERFACE, |serving| serving == import || serving == unversioned)
     }
 
     /// Its calls are for that tenant, whomever the caller's call is for.
@@ -60,12 +79,22 @@ pub(crate) struct Callable {
 impl Callable {
     pub(super) fn bind(grants: Vec<Functions>, caller: &Arc<dyn Caller>) -> Result<Callable> {
         for (index, grant) in grants.iter().enumerate() {
-            if grants[..index].iter().any(|other| other.name == grant.name) {
+            if grants[..index].iter().any(|other| other.name == grant.name && other.serving == grant.serving) {
                 let text = format!("the grant Functions::named(\"{}\") was given twice; give it once", grant.name);
                 return Err(Error::new(ErrorKind::Misuse, text));
             }
         }
         Ok(Callable { grants, caller: Arc::clone(caller) })
+    }
+
+    /// Whether the guest may call any by its name.
+    pub(super) fn is_by_name(&self) -> bool {
+        self.grants.iter().any(|grant| grant.serving.is_none())
+    }
+
+    /// The function that serves that import.
+    pub(super) fn serving(&self, import: &str) -> Option<&Functions> {
+        self.grants.iter().find(|grant| grant.serving.is_some() && grant.is_for(import))
     }
 }
 
@@ -114,13 +143,15 @@ impl Tree {
     }
 
     /// The place of one more call, or which limit forbids it.
-    fn branch(&self) -> Result<Tree, String> {
+    fn branch(&self) -> Result<Tree, Unanswered> {
         if self.depth >= self.max_depth {
-            return Err(format!("calls are nested {} deep; see `Limits::depth` of the first", self.depth));
+            let text = format!("calls are nested {} deep; see `Limits::depth` of the first", self.depth);
+            return Err(Unanswered { kind: ErrorKind::LimitExceeded(Limit::Depth), text });
         }
         let take = |left: u32| left.checked_sub(1);
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
-            return Err(format!("the first call led to {} calls; see its `Limits::calls`", self.max_calls));
+            let text = format!("the first call led to {} calls; see its `Limits::calls`", self.max_calls);
+            return Err(Unanswered { kind: ErrorKind::LimitExceeded(Limit::Calls), text });
         }
         Ok(Tree { depth: self.depth + 1, ..self.clone() })
     }
@@ -134,6 +165,9 @@ pub(crate) struct Within {
     /// What the caller has left, if it counts.
     pub fuel: Option<u64>,
 }
+
+/// Values in the arguments of a call: some bytes of JSON are a hundred of the host's memory.
+const MAX_VALUES: usize = 16 * 1024;
 
 /// The interface that a guest calls by.
 pub(super) const INTERFACE: &str = "isopod:function/functions@0.1.0";
@@ -155,21 +189,62 @@ async fn call<T: Reach>(
 ) -> wasmtime::Result<Result<String, wit::Error>> {
     let view = store.data_mut().view();
     let bound = Arc::clone(&view.bound);
-    let Some((callable, grant)) = granted(&bound, function) else {
+    let Some(grant) = granted(&bound, function) else {
         let denial = denial(&bound, function);
         let text = denial.rule().to_owned();
         view.denials.push(denial);
         return Ok(Err(wit::Error::Denied(text)));
     };
+    if arguments.bytes().filter(|byte| b"{[,".contains(byte)).count() > MAX_VALUES {
+        let text = format!("the arguments have more than {MAX_VALUES} values; pass bytes as base64");
+        return Ok(Err(wit::Error::Invalid(text)));
+    }
     let arguments = match serde_json::from_str(arguments) {
         Ok(arguments) => arguments,
         Err(e) => return Ok(Err(wit::Error::Invalid(format!("the arguments are no JSON: {e}")))),
     };
-    let tenant = view.tenant.clone();
+    let answer = ask(store, grant, export, arguments).await?;
+    Ok(answer.map(|value| value.to_string()).map_err(|unanswered| match unanswered.kind {
+        ErrorKind::Denied => wit::Error::Denied(unanswered.text),
+        ErrorKind::WrongExport | ErrorKind::WrongArguments => wit::Error::Invalid(unanswered.text),
+        ErrorKind::TimedOut => wit::Error::TimedOut(unanswered.text),
+        ErrorKind::Overloaded => wit::Error::Overloaded(unanswered.text),
+        ErrorKind::LimitExceeded(Limit::Depth | Limit::Calls) => wit::Error::Exceeded(unanswered.text),
+        _ => wit::Error::Failed(unanswered.text),
+    }))
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub kind: ErrorKind,
+    pub text: String,
+}
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+/// Makes a call that is granted, within the limits of the tree and at the cost of the caller.
+pub(crate) async fn ask<T: Reach>(
+    store: &mut StoreContextMut<'_, T>,
+    grant: &Functions,
+    export: String,
+    arguments: Value,
+) -> wasmtime::Result<Result<Value, Unanswered>> {
     let (tree, deadline) = store.data_mut().place();
     let tree = match tree.branch() {
         Ok(tree) => tree,
-        Err(why) => return Ok(Err(wit::Error::Exceeded(why))),
+        Err(unanswered) => return Ok(Err(unanswered)),
+    };
+    let view = store.data_mut().own_view();
+    let (bound, tenant) = (Arc::clone(&view.bound), view.tenant.clone());
+    let Some(callable) = &bound.callable else {
+        return Ok(Err(Unanswered { kind: ErrorKind::Denied, text: "no function is granted".to_owned() }));
     };
     // An error says that this engine does not count.
     let fuel = store.get_fuel().ok();
@@ -185,12 +260,12 @@ async fn call<T: Reach>(
     if let Some(fuel) = fuel {
         store.set_fuel(fuel.saturating_sub(answer.fuel))?;
     }
-    Ok(answer.result.map(|value| value.to_string()).map_err(|failure| explain(failure, function, foreign)))
+    Ok(answer.result.map_err(|failure| explain(failure, &grant.name, foreign)))
 }
 
-fn granted<'a>(bound: &'a Bound, function: &str) -> Option<(&'a Callable, &'a Functions)> {
-    let callable = bound.callable.as_ref()?;
-    callable.grants.iter().find(|grant| &*grant.name == function).map(|grant| (callable, grant))
+fn granted<'a>(bound: &'a Bound, function: &str) -> Option<&'a Functions> {
+    let grants = &bound.callable.as_ref()?.grants;
+    grants.iter().find(|grant| &*grant.name == function && grant.serving.is_none())
 }
 
 fn denial(bound: &Bound, function: &str) -> Denial {
@@ -208,19 +283,16 @@ fn denial(bound: &Bound, function: &str) -> Denial {
 }
 
 /// What the caller is told. Of a call for somebody else it learns no more than the kind of its end.
-fn explain(failure: Failure, function: &str, foreign: bool) -> wit::Error {
-    let error = match failure {
-        Failure::Call(error) => error,
+fn explain(failure: Failure, function: &str, foreign: bool) -> Unanswered {
+    match failure {
         Failure::Missing => {
-            return wit::Error::Denied(format!("the host has no function \"{}\" now", sanitise(function, 64)));
+            let text = format!("the host has no callable function \"{}\" now", sanitise(function, 64));
+            Unanswered { kind: ErrorKind::Denied, text }
         }
-    };
-    let text = if foreign { format!("it ended as {:?}", error.kind()) } else { error.to_string() };
-    match error.kind() {
-        ErrorKind::WrongExport | ErrorKind::WrongArguments => wit::Error::Invalid(text),
-        ErrorKind::TimedOut => wit::Error::TimedOut(text),
-        ErrorKind::Overloaded => wit::Error::Overloaded(text),
-        _ => wit::Error::Failed(text),
+        Failure::Call(error) if foreign => {
+            Unanswered { kind: error.kind(), text: format!("it ended as {:?}", error.kind()) }
+        }
+        Failure::Call(error) => Unanswered { kind: error.kind(), text: error.to_string() },
     }
 }
 
@@ -234,9 +306,9 @@ mod tests {
         let child = root.branch().unwrap();
         let grandchild = child.branch().unwrap();
         assert_eq!((grandchild.root, grandchild.depth), (7, 2));
-        assert!(grandchild.branch().unwrap_err().contains("2 deep"));
+        assert!(grandchild.branch().unwrap_err().text.contains("2 deep"));
         assert!(root.branch().is_ok() && child.branch().is_ok());
-        assert!(root.branch().unwrap_err().contains("4 calls"));
+        assert!(root.branch().unwrap_err().text.contains("4 calls"));
         assert!(child.branch().is_err());
     }
 }

@@ -239,10 +239,11 @@ impl Call {
             said.lock().dropped += (context.len() + message.len()) as u64;
             return;
         }
-        let tenant = tenant.as_deref().unwrap_or("");
+        let [function, tenant] =
+            [&logger.function, tenant.as_deref().unwrap_or("")].map(|name| sanitise(name, MAX_CONTEXT));
         let record =
-            LogRecord { function: &logger.function, tenant, call_id: *call_id, source, level, context, message };
-        trace(&record);
+            LogRecord { function: &function, tenant: &tenant, call_id: *call_id, source, level, context, message };
+        guarded("the tracing subscriber", || trace(&record));
         if let Some(sink) = &logger.sink {
             guarded("the log sink", || sink.log(&record));
         }

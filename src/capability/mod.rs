@@ -37,7 +37,7 @@ use functions::{Callable, Caller, Tree};
 use http::{Egress, Outgoing, Wires};
 use logging::{Capture, Logger};
 use policy::Missing;
-use secrets::Keyring;
+use secrets::{Keyring, Uses};
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -83,6 +83,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether it has an effect on a component with that import.
+    fn is_for(&self, import: &str) -> bool {
+        match self {
+            Kind::Functions(functions) => functions.is_for(import),
+            _ => self.serves().1.iter().any(|interface| import.starts_with(interface)),
+        }
+    }
+
     /// Whether several of these are several permissions.
     fn adds_up(&self) -> bool {
         matches!(self, Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_))
@@ -100,7 +108,7 @@ impl Kind {
             Kind::Log(_) => ("Log", &["wasi:cli/stdout@", "wasi:cli/stderr@", "wasi:logging/logging@"]),
             Kind::Secrets(_) => ("Secrets", &[secrets::INTERFACE]),
             Kind::Config(_) => ("Config", &[config::INTERFACE]),
-            Kind::Functions(_) => ("Functions", &[functions::INTERFACE]),
+            Kind::Functions(_) => ("Functions", &[]),
         }
     }
 }
@@ -134,6 +142,8 @@ pub(crate) struct Bound {
     audit: Arc<Audit>,
     /// What the component says that it needs, and was not granted.
     pub missing: Vec<Missing>,
+    /// What it was granted and does not say that it needs.
+    dropped: Vec<Kind>,
 }
 
 /// What grants are bound to.
@@ -178,13 +188,14 @@ impl Bound {
             logger: Arc::new(to.logger(Log::default())),
             audit: Arc::clone(to.audit),
             missing: Vec::new(),
+            dropped: Vec::new(),
         };
         let mut once: Vec<&str> = Vec::new();
         let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
         let mut keyring = Keyring::default();
         for Grant(kind) in &grants {
             let (name, interfaces) = kind.serves();
-            if !to.imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
+            if !to.imports.iter().any(|import| kind.is_for(import)) {
                 return Err(Error::new(
                     ErrorKind::Misuse,
                     format!(
@@ -204,8 +215,15 @@ impl Bound {
             }
         }
         let mut grants: Vec<Kind> = grants.into_iter().map(|Grant(kind)| kind).collect();
+        let places = grants.iter().any(|kind| matches!(kind, Kind::Http(http) if http.has_placeholders()));
+        if places && !to.imports.iter().any(|import| import == secrets::INTERFACE) {
+            let text = "`Http::secret` has no effect: the component does not import isopod:secrets, by which it would ask for placeholders; see `Http::bearer`, `header` and `query`";
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
         if let Some(needs) = to.needs {
-            (grants, bound.missing) = needs.narrow(grants)?;
+            let narrowed = needs.narrow(grants)?;
+            (grants, bound.missing) = (narrowed.kept, narrowed.missing);
+            bound.dropped = narrowed.dropped;
         }
         for kind in grants {
             match kind {
@@ -218,7 +236,9 @@ impl Bound {
                 Kind::Http(origin) => origins.push(origin),
                 Kind::Config(setting) => settings.push(setting),
                 Kind::Functions(grant) => callable.push(grant),
-                Kind::Secrets(Secrets { secret, reveal }) => drop(keyring.add(&secret, to.secrets, true, reveal)?),
+                Kind::Secrets(Secrets { secret, reveal }) => {
+                    keyring.add(&secret, to.secrets, Uses { compare: true, reveal, ..Uses::default() })?;
+                }
             }
         }
         if !origins.is_empty() {
@@ -247,7 +267,7 @@ impl Bound {
         (self.egress.is_some() && http::is_outgoing(import))
             || (self.has_named_secrets() && import == secrets::INTERFACE)
             || (self.has_config && import == config::INTERFACE)
-            || (self.callable.is_some() && import == functions::INTERFACE)
+            || (self.calls_by_name() && import == functions::INTERFACE)
     }
 
     /// Links what the grants bring.
@@ -261,10 +281,27 @@ impl Bound {
         if self.has_config {
             config::link(linker)?;
         }
-        if self.callable.is_some() {
+        if self.calls_by_name() {
             functions::link(linker)?;
         }
         Ok(())
+    }
+
+    fn calls_by_name(&self) -> bool {
+        self.callable.as_ref().is_some_and(Callable::is_by_name)
+    }
+
+    /// How to let the component have an import that it has not: the line of code that grants it.
+    pub(crate) fn how_to_grant(&self, import: &str) -> String {
+        match self.dropped.iter().any(|kind| kind.is_for(import)) {
+            true => "its own needs do not list what it was granted; see `.needs(..)`".to_owned(),
+            false => how_to_grant(import),
+        }
+    }
+
+    /// The function that serves that import, with the import's types.
+    pub(crate) fn serving(&self, import: &str) -> Option<&Functions> {
+        self.callable.as_ref()?.serving(import)
     }
 
     fn has_named_secrets(&self) -> bool {
@@ -331,6 +368,9 @@ impl View {
 pub(crate) trait Reach: WasiView + WasiHttpView {
     /// Counts a host call of the guest's.
     fn view(&mut self) -> &mut View;
+
+    /// The view, where the host call is counted already.
+    fn own_view(&mut self) -> &mut View;
 
     /// Where the call stands in its tree of calls, and its deadline.
     fn place(&mut self) -> (Tree, Nanos);

@@ -115,9 +115,9 @@ impl Needs {
         })
     }
 
-    /// What of the grants is needed, and what is needed and not granted: what it is, and how to grant it in Rust and in a
-    /// policy. Requests by http are narrowed one by one, when they are sent.
-    pub(super) fn narrow(&self, grants: Vec<Kind>) -> Result<(Vec<Kind>, Vec<Missing>)> {
+    /// What of the grants is needed, what is not, and what is needed and not granted. Requests by http are narrowed one by
+    /// one, when they are sent.
+    pub(super) fn narrow(&self, grants: Vec<Kind>) -> Result<Narrowed> {
         let mut missing = Vec::new();
         let named = |names: &[String], name: &str| names.iter().any(|known| known == name);
         let revealed = |name: &str| {
@@ -172,7 +172,9 @@ impl Needs {
             "`.grant(Secrets::of(Secret::of_host($)).reveal())`",
             "reveal = [$]",
         );
-        if self.fine_clocks && !grants.iter().any(|kind| matches!(kind, Kind::Clocks(_))) {
+        if self.fine_clocks
+            && !grants.iter().any(|kind| matches!(kind, Kind::Clocks(clocks) if clocks.is_finer_than_default()))
+        {
             missing.push(Missing {
                 what: "clocks \"fine\"".to_owned(),
                 rust: "`.grant(Clocks::fine())`".to_owned(),
@@ -197,16 +199,27 @@ impl Needs {
                 secrets.reveal &= reveal;
                 keep
             }
-            Kind::Clocks(_) => self.fine_clocks,
-            Kind::Http(_) | Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) => true,
+            Kind::Clocks(clocks) => self.fine_clocks || !clocks.is_finer_than_default(),
+            Kind::Http(http) => {
+                http.keep_placeholders(|name| named(&self.secrets, name));
+                true
+            }
+            Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) => true,
         };
         let mut grants = grants;
-        grants.retain_mut(needed);
-        Ok((grants, missing))
+        let dropped = grants.extract_if(.., |kind| !needed(kind)).collect();
+        Ok(Narrowed { kept: grants, dropped, missing })
     }
 }
 
-/// Something that a component needs and was not granted.
+/// What became of the grants.
+pub(super) struct Narrowed {
+    pub kept: Vec<Kind>,
+    pub dropped: Vec<Kind>,
+    pub missing: Vec<Missing>,
+}
+
+/// Something that a component needs and was not granted: what it is, and how to grant it in Rust and in a policy.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Missing {
     pub what: String,
@@ -315,10 +328,14 @@ impl Default for Names {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "the name of a function, or a table with `name` and `tenant`")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "the name of a function, or a table with `name`, `tenant` and `serving`"
+)]
 enum Callee {
     Name(String),
-    For { name: String, tenant: String },
+    Table { name: String, tenant: Option<String>, serving: Option<String> },
 }
 
 #[derive(Deserialize)]
@@ -364,7 +381,10 @@ impl Text {
         grants.extend(self.reveal.into_iter().map(|name| secret(name).reveal().into()));
         grants.extend(self.functions.into_iter().map(|callee| match callee {
             Callee::Name(name) => Functions::named(name).into(),
-            Callee::For { name, tenant } => Functions::named(name).for_tenant(tenant).into(),
+            Callee::Table { name, tenant, serving } => {
+                let grant = tenant.into_iter().fold(Functions::named(name), Functions::for_tenant);
+                serving.into_iter().fold(grant, Functions::serving).into()
+            }
         }));
         grants.extend(self.config.into_iter().map(|(key, value)| Config::var(key, value).into()));
         grants.extend(self.config_from_host.into_iter().map(|key| Config::from_host(key).into()));
@@ -511,8 +531,12 @@ mod tests {
                 vec![Secrets::of(host("a")).into(), Secrets::of(host("b")).reveal().into()],
             ),
             (
-                r#"functions = ["a", { name = "b", tenant = "t" }]"#,
-                vec![Functions::named("a").into(), Functions::named("b").for_tenant("t").into()],
+                r#"functions = ["a", { name = "b", tenant = "t" }, { name = "c", serving = "acme:x/y" }]"#,
+                vec![
+                    Functions::named("a").into(),
+                    Functions::named("b").for_tenant("t").into(),
+                    Functions::named("c").serving("acme:x/y").into(),
+                ],
             ),
             (
                 "config = { a = \"1\" }\nconfig_from_host = [\"B\"]\nenv = { C = \"2\" }\nenv_from_host = [\"D\"]",
@@ -552,6 +576,7 @@ mod tests {
             ("env = { A = 1 }", "invalid type"),
             ("secrets = [", "at line 1"),
             ("functions = [3]", "the name of a function"),
+            ("functions = [{ name = \"a\", bogus = 1 }]", "the name of a function"),
         ] {
             let error = wrong(text);
             assert!(error.contains(said), "{text}: {error}");
@@ -589,7 +614,9 @@ mod tests {
             Clocks::fine().into(),
             Log::level(Level::Info).into(),
         ];
-        let (kept, missing) = needs.narrow(grants.into_iter().map(|grant| grant.0).collect()).unwrap();
+        let narrowed = needs.narrow(grants.into_iter().map(|grant| grant.0).collect()).unwrap();
+        let (kept, missing) = (narrowed.kept, narrowed.missing);
+        assert_eq!(narrowed.dropped.len(), 4);
         let kept: Vec<String> = kept.iter().map(|kind| format!("{kind:?}")).collect();
         let expected: Vec<Grant> = vec![
             Http::to("https://*.x.example").get("/v1/*").into(),
@@ -606,6 +633,17 @@ mod tests {
         );
         lines.iter().for_each(|line| assert!(Policy::from_toml(line).is_ok(), "{line}"));
         assert_eq!(missing[2].rust, "`.grant(Http::to(\"https://b.example\"))`");
+    }
+
+    #[test]
+    fn needs_never_widen_clocks() {
+        let kept = |needs: &str, clocks: Clocks| {
+            let narrowed = Needs::from_toml(needs).unwrap().narrow(vec![Kind::Clocks(clocks)]).unwrap();
+            narrowed.kept.len() == 1
+        };
+        assert!(kept("", Clocks::fixed(SystemTime::UNIX_EPOCH)) && kept("", Clocks::coarse(Duration::from_secs(1))));
+        assert!(!kept("", Clocks::fine()) && !kept("", Clocks::coarse(Duration::from_micros(1))));
+        assert!(kept("clocks = \"fine\"", Clocks::fine()));
     }
 
     #[test]

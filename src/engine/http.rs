@@ -4,6 +4,7 @@ use super::pool::{Blueprint, Lease};
 use super::state::State;
 use super::trap::Fault;
 use super::{Engine, Pre};
+use crate::capability::Reach;
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::future::try_join;

@@ -24,9 +24,16 @@ type Answer = Pin<Box<dyn Future<Output = Result<Option<Val>, Mismatch>> + Send>
 
 /// The types of an imported function.
 pub(crate) struct Signature {
-    name: String,
-    params: Vec<Param>,
-    result: Option<Type>,
+    pub(super) name: String,
+    pub(super) params: Vec<Param>,
+    pub(super) result: Option<Type>,
+}
+
+impl Signature {
+    pub(super) fn new(name: String, ty: &ComponentFunc) -> Signature {
+        let params = ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect();
+        Signature { name, params, result: ty.results().next() }
+    }
 }
 
 impl Closure {
@@ -57,11 +64,7 @@ impl Closure {
 
     pub(crate) fn link(&self, linker: &mut LinkerInstance<'_, State>, ty: &ComponentFunc) -> wasmtime::Result<()> {
         let call = Arc::clone(&self.call);
-        let signature = Arc::new(Signature {
-            name: self.to_string(),
-            params: ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect(),
-            result: ty.results().next(),
-        });
+        let signature = Arc::new(Signature::new(self.to_string(), ty));
         if ty.async_() {
             return linker.func_new_concurrent(&self.function, move |accessor, _, args, results| {
                 let answer = accessor.with(|mut access| begin(&*call, access.get(), args, &signature));
@@ -102,7 +105,7 @@ fn end(answer: Result<Option<Val>, Mismatch>, results: &mut [Val], signature: &S
 pub(crate) struct Unfit(String);
 
 impl Unfit {
-    fn new(signature: &Signature, what: &str, mismatch: &Mismatch) -> Unfit {
+    pub(super) fn new(signature: &Signature, what: &str, mismatch: &Mismatch) -> Unfit {
         Unfit(format!("the host function for \"{}\" does not fit the import: {what}: {mismatch}", signature.name))
     }
 }

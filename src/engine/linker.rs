@@ -2,12 +2,11 @@
 
 use super::Engine;
 use super::import::Closure;
+use super::served::Served;
 use super::state::State;
-use crate::capability::policy::Missing;
 use crate::capability::{self, Bound};
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
-use std::sync::Arc;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 
@@ -37,8 +36,12 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
         let provided = given.provided.iter().any(|known| same_track(known, name));
         !provided && !capability::is_linked(name) && !bound.provides(name)
     });
-    let (mut missing, mut closed) = (Vec::new(), Vec::new());
+    let (mut missing, mut closed, mut served) = (Vec::new(), Vec::new(), Vec::new());
     for (name, import) in others {
+        if let Some(function) = bound.serving(name) {
+            served.push(Served::find(engine, name, import.ty, function)?);
+            continue;
+        }
         match Closed::find(engine, name, import.ty, &given.closures)? {
             Ok(found) => closed.push(found),
             Err(item) => missing.push((name.to_owned(), item)),
@@ -49,7 +52,7 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     let names: Vec<String> = missing.iter().map(|(name, _)| name.clone()).chain(members).collect();
     let complete = names.is_empty() && bound.missing.is_empty();
     if !complete && !deny_at_call {
-        return Err(ungranted(names.iter().map(String::as_str), &bound.missing, &bound.function));
+        return Err(ungranted(names.iter().map(String::as_str), bound));
     }
     let mut linker = engine.linker.clone();
     bound.link(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
@@ -60,6 +63,9 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     }
     for (name, item) in &missing {
         deny(&mut linker, engine, name, item).map_err(|e| wrong_import(&e))?;
+    }
+    for served in served {
+        served.link(&mut linker).map_err(|e| wrong_import(&e))?;
     }
     for closed in closed {
         closed.link(&mut linker).map_err(|e| wrong_import(&e))?;
@@ -153,13 +159,14 @@ const MAX_UNGRANTED: usize = 256;
 
 /// The error that lists the missing imports, those together that the same line would grant, and then what else the
 /// component says that it needs.
-fn ungranted<'a>(imports: impl Iterator<Item = &'a str>, needs: &[Missing], function: &Arc<str>) -> Error {
+fn ungranted<'a>(imports: impl Iterator<Item = &'a str>, bound: &'a Bound) -> Error {
     let mut denials = Vec::new();
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
-    let imports = imports.map(|name| (name, capability::how_to_grant(name), None));
-    let needs = needs.iter().map(|missing| (missing.what.as_str(), missing.rust.clone(), missing.toml.as_deref()));
+    let imports = imports.map(|name| (name, bound.how_to_grant(name), None));
+    let needs =
+        bound.missing.iter().map(|missing| (missing.what.as_str(), missing.rust.clone(), missing.toml.as_deref()));
     for (name, grant, toml) in imports.chain(needs).take(MAX_UNGRANTED) {
-        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, toml).of(function, None));
+        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, toml).of(&bound.function, None));
         match groups.iter_mut().find(|(known, _)| *known == grant) {
             Some((_, names)) => names.push(name),
             None => groups.push((grant, vec![name])),

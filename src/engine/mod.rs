@@ -13,6 +13,7 @@ pub(crate) mod export;
 pub(crate) mod http;
 pub(crate) mod precheck;
 pub(crate) mod schema;
+mod served;
 pub(crate) mod state;
 pub(crate) mod ticker;
 pub(crate) mod trap;

@@ -97,6 +97,11 @@ impl State {
         Context::new(Arc::clone(&self.bound), self.tenant.clone(), call_id, self.deadline)
     }
 
+    /// Whether another function called it.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.depth > 0)
+    }
+
     pub(crate) fn call_id(&mut self) -> u64 {
         *self.call_id.get_or_insert_with(next_call_id)
     }
@@ -138,22 +143,6 @@ impl State {
     pub(crate) fn take_output(&mut self) -> (Output, u64, u64) {
         self.view.as_ref().map(|view| view.capture.take()).unwrap_or_default()
     }
-
-    /// The view, for what the host does itself.
-    pub(crate) fn own_view(&mut self) -> &mut View {
-        let State { view, denials, bound, tenant, call_id, .. } = self;
-        view.get_or_insert_with(|| {
-            let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone())).clone();
-            Box::new(bound.view(Call {
-                tenant: tenant.as_ref(),
-                call_id: *call_id.get_or_insert_with(next_call_id),
-                invocation: self.invocation.as_deref(),
-                max_log: self.max_log,
-                max_handles: self.max_handles,
-                denials,
-            }))
-        })
-    }
 }
 
 impl Drop for State {
@@ -174,6 +163,21 @@ impl Reach for State {
     fn view(&mut self) -> &mut View {
         self.count_host_call();
         self.own_view()
+    }
+
+    fn own_view(&mut self) -> &mut View {
+        let State { view, denials, bound, tenant, call_id, .. } = self;
+        view.get_or_insert_with(|| {
+            let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone())).clone();
+            Box::new(bound.view(Call {
+                tenant: tenant.as_ref(),
+                call_id: *call_id.get_or_insert_with(next_call_id),
+                invocation: self.invocation.as_deref(),
+                max_log: self.max_log,
+                max_handles: self.max_handles,
+                denials,
+            }))
+        })
     }
 
     fn place(&mut self) -> (Tree, Nanos) {

@@ -3,6 +3,7 @@
 use super::import::Unfit;
 use super::linker::Refused;
 use super::state::{State, Stop};
+use crate::capability::functions::Unanswered;
 use crate::error::{Error, ErrorKind, Limit};
 use crate::limits::Resolved;
 use crate::text::head;
@@ -91,6 +92,9 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
     if let Some(unfit) = error.downcast_ref::<Unfit>() {
         return Error::new(ErrorKind::Misuse, unfit.to_string());
     }
+    if let Some(unanswered) = error.downcast_ref::<Unanswered>() {
+        return Error::new(unanswered.kind, format!("it called another function: {unanswered}"));
+    }
     if error.is::<WasmtimeBug>() || error.is::<PoolConcurrencyLimitError>() {
         return Error::new(ErrorKind::Internal, "the WebAssembly runtime failed; please report this")
             .because(chain(error));
@@ -139,6 +143,10 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
 
 fn trapped(trap: Trap, state: &State, limits: &Resolved) -> Error {
     match trap {
+        Trap::OutOfFuel if state.is_nested() => Error::new(
+            ErrorKind::OutOfFuel,
+            "it used up the fuel that it or the function which called it had left; raise `Limits::fuel` of the first",
+        ),
         Trap::OutOfFuel => Error::new(
             ErrorKind::OutOfFuel,
             format!(

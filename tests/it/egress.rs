@@ -4,12 +4,14 @@ use crate::server::{self, Names, Server};
 use crate::support::{built, text};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use isopod::{CallOptions, ErrorKind, Function, Host, Http, Limits, Reply, ms};
+use isopod::{BoxFuture, CallOptions, ErrorKind, Function, Host, Http, Limits, Network, Reply, Stream, ms};
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::Ordering;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
 const GUESTS: [&str; 2] = ["http-client-p2", "http-client-p3"];
@@ -185,6 +187,88 @@ async fn a_name_that_moves_is_not_followed() {
         let reply = fetch(&client.tenant("other"), get("http", "api.test", "/")).await;
         assert_eq!(reply.value.as_ref().unwrap_err(), "DestinationIpProhibited", "{guest}");
         assert_eq!(names.dialled.lock().unwrap().len(), 1, "{guest}");
+    }
+}
+
+/// A name server on loopback that gives its answers one after the other, the last for ever; and how often it was asked.
+async fn name_server(answers: &'static [&'static [Ipv4Addr]]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (address, asked) = (socket.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+            let answer = answers[counted.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1)];
+            // The question comes back as it was: an answer, with as many records as there are addresses.
+            let mut reply = packet[..length].to_vec();
+            reply[2..4].copy_from_slice(&[0x81, 0x80]);
+            reply[7] = answer.len() as u8;
+            for address in answer {
+                // The name of the question, type A, class IN, no time to live, four bytes.
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                reply.extend(address.octets());
+            }
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    });
+    (address, asked)
+}
+
+/// Asks that server for each name, by DNS.
+struct Resolver {
+    server: SocketAddr,
+    names: Names,
+}
+
+impl Network for Resolver {
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        Box::pin(async move {
+            let mut query = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in name.split('.') {
+                query.push(label.len() as u8);
+                query.extend(label.as_bytes());
+            }
+            query.extend([0, 0, 1, 0, 1]);
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            socket.send_to(&query, self.server).await?;
+            let mut reply = [0; 512];
+            let length = socket.recv(&mut reply).await?;
+            let records = reply[query.len()..length].chunks(16);
+            Ok(records.map(|record| IpAddr::from([record[12], record[13], record[14], record[15]])).collect())
+        })
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+        self.names.connect(address)
+    }
+}
+
+#[tokio::test]
+async fn a_name_server_that_changes_its_mind_moves_nothing() {
+    const PUBLIC: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
+    const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    let server = serve(None).await;
+    for guest in GUESTS {
+        let rig = async |answers| {
+            let (name_server, asked) = name_server(answers).await;
+            let mut names = Names::new([]);
+            names.instead = Some(server.address);
+            let dialled = Arc::clone(&names.dialled);
+            let host = Host::builder().network(Resolver { server: name_server, names }).build().unwrap();
+            (load(&host, guest, [Http::to("http://api.test")]).await, asked, dialled)
+        };
+        let (client, asked, dialled) = rig(&[&[PUBLIC], &[Ipv4Addr::LOCALHOST]]).await;
+        assert_eq!(fetch(&client, get("http", "api.test", "/")).await.value.unwrap().status, 200);
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "{guest}: asked once, and what it said was dialled");
+        let moved = fetch(&client.tenant("other"), get("http", "api.test", "/")).await;
+        assert_eq!(moved.value.as_ref().unwrap_err(), "DestinationIpProhibited");
+        assert!(moved.denials()[0].rule().contains("127.0.0.1, which is not public (loopback)"));
+        assert_eq!(*dialled.lock().unwrap(), [SocketAddr::from((PUBLIC, 80))], "{guest}");
+
+        let (client, asked, dialled) = rig(&[&[PUBLIC, PRIVATE]]).await;
+        let mixed = fetch(&client, get("http", "api.test", "/")).await;
+        assert_eq!(mixed.value.unwrap_err(), "DestinationIpProhibited", "{guest}: one of two is private");
+        assert!(asked.load(Ordering::SeqCst) == 1 && dialled.lock().unwrap().is_empty());
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 type Answer = Result<String, String>;
 
 async fn caller(host: &Host, name: &str, limits: Limits, grants: &[&str]) -> Function {
-    let builder = host.function(name).component_file(built("caller")).limits(limits);
+    let builder = host.function(name).component_file(built("caller")).limits(limits).callable();
     grants.iter().fold(builder, |builder, grant| builder.grant(Functions::named(*grant))).load().await.unwrap()
 }
 
@@ -40,7 +40,7 @@ impl Meter for Tree {
 async fn a_function_calls_another_for_the_same_tenant() {
     let tree = Tree::default();
     let host = Host::builder().meter(tree.clone()).build().unwrap();
-    let stats = host.function("stats").component_file(built("json-transform")).load().await.unwrap();
+    let stats = host.function("stats").component_file(built("json-transform")).callable().load().await.unwrap();
     let export = stats.exports()[0].name().to_owned();
     let first = caller(&host, "first", Limits::default(), &["stats", "work"]).await;
     let _work = caller(&host, "work", Limits::default(), &["stats"]).await;
@@ -74,8 +74,11 @@ async fn only_what_is_granted_can_be_called() {
     assert_eq!(host.denials().len(), 1);
 
     let reply = call(&first, "gone", "work", json!([1]), 1).await;
-    assert!(reply.value.unwrap_err().contains("has no function \\\"gone\\\" now"));
+    assert!(reply.value.unwrap_err().contains("has no callable function \\\"gone\\\" now"));
     drop(secret);
+    let _hidden = host.function("gone").component_file(built("json-transform")).load().await.unwrap();
+    let reply = call(&first, "gone", "work", json!([1]), 1).await;
+    assert!(reply.value.unwrap_err().contains("no callable function"), "its name alone lets nobody call it");
     let error = host.function("f").component_file(built("caller")).load().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UngrantedImport);
     assert!(text(&error).contains("Functions::named"), "{error}");
@@ -97,6 +100,9 @@ async fn what_does_not_fit_is_an_error_to_the_guest() {
         let error = call(&first, "first", export, args, 1).await.value.unwrap_err();
         assert!(error.contains(says), "{export}: {error}");
     }
+    let bomb = format!("[[{}0]]", "0,".repeat(20_000));
+    let bomb: Answer = first.call("call", ("first", "work", bomb, 1)).await.unwrap().value;
+    assert!(bomb.unwrap_err().contains("more than 16384 values"));
     let no_json: Answer = first.call("call", ("first", "work", "{", 1)).await.unwrap().value;
     assert!(no_json.unwrap_err().contains("the arguments are no JSON"));
 }
@@ -220,4 +226,57 @@ async fn dropping_the_first_ends_all() {
     drop(call);
     let ended: Vec<_> = book.take().into_iter().map(|(_, error)| error).collect();
     assert_eq!(ended, [Some(ErrorKind::Cancelled); 2]);
+}
+
+/// A component that imports an interface and hands on what it says.
+const ASKS: &str = r#"(component
+    (import "acme:tools/sums@0.2.1" (instance $sums
+        (export "add" (func (param "a" u32) (param "b" u32) (result u32)))
+        (export "fail" (func))))
+    (core module $m (import "sums" "add" (func $add (param i32 i32) (result i32))) (import "sums" "fail" (func $fail))
+        (func (export "run") (param i32) (result i32) (call $add (local.get 0) (i32.const 40)))
+        (func (export "fail") (call $fail)))
+    (core func $add (canon lower (func $sums "add")))
+    (core func $fail (canon lower (func $sums "fail")))
+    (core instance $in (export "add" (func $add)) (export "fail" (func $fail)))
+    (core instance $i (instantiate $m (with "sums" (instance $in))))
+    (func (export "run") (param "n" u32) (result u32) (canon lift (core func $i "run")))
+    (func (export "fail") (canon lift (core func $i "fail"))))"#;
+
+/// A component that exports that interface, of another version.
+const SERVES: &str = r#"(component
+    (core module $m
+        (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+        (func (export "fail") unreachable))
+    (core instance $i (instantiate $m))
+    (func $add (param "a" u32) (param "b" u32) (result u32) (canon lift (core func $i "add")))
+    (func $fail (canon lift (core func $i "fail")))
+    (instance $sums (export "add" (func $add)) (export "fail" (func $fail)))
+    (export "acme:tools/sums@0.2.0" (instance $sums)))"#;
+
+#[tokio::test]
+async fn a_function_serves_an_interface_with_its_types() {
+    let tree = Tree::default();
+    let host = Host::builder().meter(tree.clone()).build().unwrap();
+    let serves = host.function("sums").component_wat(SERVES).callable().load().await.unwrap();
+    let load = async |grant: Functions| host.function("asks").component_wat(ASKS).grant(grant).load().await;
+    for interface in ["acme:tools/sums", "acme:tools/sums@0.2.1"] {
+        let asks = load(Functions::named("sums").serving(interface)).await.unwrap().tenant("acme");
+        assert_eq!(asks.call::<u32>("run", (2,)).await.unwrap().value, 42);
+    }
+    let told = std::mem::take(&mut *tree.0.lock().unwrap());
+    assert_eq!(told[0], ("sums".to_owned(), "acme".to_owned(), 1, false));
+
+    let asks = load(Functions::named("sums").serving("acme:tools/sums")).await.unwrap();
+    let error = asks.call::<()>("fail", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Trapped);
+    assert!(text(&error).contains("it called another function: function \"sums\""), "{error}");
+    drop(serves);
+    let error = asks.call::<u32>("run", (2,)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+
+    let other = load(Functions::named("sums").serving("acme:tools/others")).await.unwrap_err();
+    assert!(other.kind() == ErrorKind::Misuse && text(&other).contains("no effect"), "{other}");
+    let none = host.function("asks").component_wat(ASKS).load().await.unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::UngrantedImport);
 }

@@ -602,7 +602,7 @@ fn is_unprintable(c: char) -> bool {
 
 fn is_forbidden(method: &Method) -> bool {
     let method = method.as_str();
-    method.len() > MAX_METHOD || ["CONNECT", "TRACE", "TRACK"].iter().any(|name| method.eq_ignore_ascii_case(name))
+    method.len() > MAX_METHOD || ["CONNECT", "TRACE", "TRACK", "*"].iter().any(|name| method.eq_ignore_ascii_case(name))
 }
 
 impl Scheme {

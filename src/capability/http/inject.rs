@@ -114,16 +114,15 @@ pub(super) fn holds(headers: &HeaderMap, placeholder: &str) -> bool {
 
 /// Puts the value wherever its placeholder stands. None for a value that cannot stand there.
 pub(super) fn replace(headers: &mut HeaderMap, placeholder: &str, secret: &SecretValue) -> Option<()> {
+    // For all headers together: a guest that repeats it makes them no longer than they may be.
+    let mut room = super::MAX_FIELDS;
     for value in headers.values_mut() {
         let old = value.as_bytes();
         let Some(_) = memmem::find(old, placeholder.as_bytes()) else { continue };
         let mut new = Zeroizing::new(Vec::with_capacity(old.len() + secret.expose().len()));
         let mut rest = old;
         while let Some(at) = memmem::find(rest, placeholder.as_bytes()) {
-            // A guest that repeats it makes it no longer than a header may be.
-            if new.len() > super::MAX_FIELDS {
-                return None;
-            }
+            room = room.checked_sub(secret.expose().len())?;
             new.extend_from_slice(&rest[..at]);
             new.extend_from_slice(secret.expose());
             rest = &rest[at + placeholder.len()..];

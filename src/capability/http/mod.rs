@@ -13,7 +13,7 @@ pub use connect::{BoxFuture, Network, Stream};
 pub(crate) use send::Outgoing;
 
 use super::policy::{Missing, quoted};
-use super::secrets::{Keyring, Secret};
+use super::secrets::{Keyring, Secret, Uses};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::sanitise;
 use connect::Clients;
@@ -130,8 +130,10 @@ impl Http {
     /// is dropped, and the value taken out of the answer; the guest is not told of it. A secret goes over https only, or
     /// to a loopback address.
     ///
-    /// Of an answer's headers and body, the value is taken out in plain, base64, hex and URL form. A server that you let a
-    /// guest talk to can transform it in other ways, and guests are sent no compressed answers then.
+    /// Of an answer's headers and body, the value is taken out in plain, base64, hex, JSON and URL form; of all answers to
+    /// the function, also those of other grants. A server that you let a guest talk to can transform it in other ways. For
+    /// that, `accept-encoding`, `te` and `range` of the guest are dropped, an answer that is compressed or partial all the
+    /// same is an error, and the end of what came of a body waits for up to 100 ms for more.
     pub fn bearer(self, secret: Secret) -> Http {
         self.with(Place::Bearer, secret)
     }
@@ -202,6 +204,16 @@ impl Http {
         self.secrets.iter().any(|(place, secret)| *place == Place::Placeholder && secret.name() == name)
     }
 
+    /// Whether the guest may put any secret into headers.
+    pub(super) fn has_placeholders(&self) -> bool {
+        self.secrets.iter().any(|(place, _)| *place == Place::Placeholder)
+    }
+
+    /// Takes away every secret that the guest may put into headers and does not need.
+    pub(super) fn keep_placeholders(&mut self, needed: impl Fn(&str) -> bool) {
+        self.secrets.retain(|(place, secret)| *place != Place::Placeholder || needed(secret.name()));
+    }
+
     /// Whether one of the grants allows all that this one would.
     pub(super) fn is_covered_by(&self, grants: &[&Http]) -> Result<bool> {
         let need = self.rule().map_err(|why| self.misuse(&why))?;
@@ -232,7 +244,8 @@ impl Http {
     /// Hands its secrets over to the function's keyring.
     fn inject(&self, keyring: &mut Keyring, hosts: &[Secret]) -> Result<Vec<Injection>> {
         let inject = |(place, secret): &(Place, Secret)| {
-            let secret = keyring.add(secret, hosts, *place == Place::Placeholder, false)?;
+            let uses = Uses { place: *place == Place::Placeholder, ..Uses::default() };
+            let secret = keyring.add(secret, hosts, uses)?;
             Ok(Injection { place: place.clone(), secret })
         };
         self.secrets.iter().map(inject).collect()
@@ -302,6 +315,12 @@ impl Egress {
         let rule = |need: &Http| need.rule().map_err(|why| need.misuse(&why));
         let rules = grants.iter().map(|grant| grant.rule().map_err(|why| grant.misuse(&why)));
         let rules: Arc<[Rule]> = rules.collect::<Result<Vec<_>>>()?.into();
+        for (index, (rule, grant)) in rules.iter().zip(grants).enumerate() {
+            // The first that allows a request is the one that counts.
+            if grant.networks.is_empty() && rules[..index].iter().any(|earlier| earlier.covers(rule)) {
+                return Err(grant.misuse("an earlier one allows all of it; put the narrower one first"));
+            }
+        }
         Ok(Egress {
             bounds: grants.iter().map(|grant| grant.bounds).collect(),
             needs: needs.map(|needs| needs.iter().map(rule).collect::<Result<_>>()).transpose()?,

@@ -4,13 +4,14 @@ use super::connect::{HttpClient, Unreachable};
 use super::egress::{self, Reason, Refusal, Target};
 use super::inject::{self, Place};
 use super::{Egress, HttpBounds};
+use crate::capability::policy::quoted;
 use crate::capability::secrets::scrub::{Piecewise, Scrubber};
 use crate::capability::secrets::{Keyring, Placeholders};
 use crate::denial::{Denial, Denials};
 use crate::text::sanitise;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -174,6 +175,9 @@ impl Exchange {
         };
         let answered = tokio::time::timeout(until_head(options, bounds.timeout), exchange).await;
         let (mut response, scrubber, place) = answered.map_err(|_| Error::HttpResponseTimeout)??;
+        if !scrubber.is_empty() && is_encoded(&response) {
+            return Err(Error::HttpResponseContentCoding(None));
+        }
         scrub(response.headers_mut(), &scrubber);
         let response = response.map(|body| {
             let body = Inflow {
@@ -186,7 +190,10 @@ impl Exchange {
             };
             match scrubber.is_empty() {
                 true => body.boxed_unsync(),
-                false => Scrubbed { body, scrubber, pieces: Piecewise::default(), last: None }.boxed_unsync(),
+                false => {
+                    let (pieces, idle) = (Piecewise::default(), Box::pin(tokio::time::sleep(IDLE)));
+                    Scrubbed { body, scrubber, pieces, idle, last: None }.boxed_unsync()
+                }
             }
         });
         Ok((response, Box::new(std::future::ready(Ok(())))))
@@ -199,18 +206,20 @@ impl Exchange {
         let Some(keyring) = keyring else { return Some(Arc::default()) };
         for injection in egress.injections.get(*rule).into_iter().flatten() {
             if injection.place != Place::Placeholder {
-                let value = keyring.read_for_call(injection.secret).await?;
+                let value = keyring.read(injection.secret).await.ok()?;
                 injection.place.put(&value, request.headers_mut(), &mut target.path_and_query)?;
             }
         }
         for (secret, placeholder) in placeholders {
-            let value = keyring.read_for_call(*secret).await?;
+            let value = keyring.read(*secret).await.ok()?;
             inject::replace(request.headers_mut(), placeholder, &value)?;
         }
         let scrubber = keyring.scrubber();
         if !scrubber.is_empty() {
-            // Nothing is found in what is compressed.
-            request.headers_mut().remove(header::ACCEPT_ENCODING);
+            // Nothing is found in what is compressed, or cut into parts that are shorter than a secret.
+            for name in [header::ACCEPT_ENCODING, header::TE, header::RANGE, header::IF_RANGE] {
+                request.headers_mut().remove(name);
+            }
         }
         Some(scrubber)
     }
@@ -224,17 +233,27 @@ impl Egress {
     }
 
     fn misplaced(&self, rule: usize, secret: &str, asked: &str) -> Denial {
-        let name = sanitise(secret, 64);
+        let name = quoted(&sanitise(secret, 64));
         let origin = self.rules.get(rule).map_or("", egress::Rule::origin);
         let denial = Denial::new(
-            &format!("secret \"{name}\" in {asked}"),
+            &format!("secret {name} in {asked}"),
             &format!("the rule for {origin} is not granted the secret"),
         );
         denial.allowed_by(
-            &format!("`.secret(Secret::of_host(\"{name}\"))` at the grant Http::to(\"{origin}\")"),
-            Some(&format!("http = [{{ to = \"{origin}\", secret = \"{name}\" }}]")),
+            &format!("`.secret(Secret::of_host({name}))` at the grant Http::to(\"{origin}\")"),
+            Some(&format!("http = [{{ to = \"{origin}\", secret = {name} }}]")),
         )
     }
+}
+
+/// Whether a body is something else than its bytes, or a part of them, though nobody asked for that.
+fn is_encoded<B>(response: &Response<B>) -> bool {
+    let other_than = |name, plain: &str| {
+        let mut values = response.headers().get_all(name).into_iter();
+        values.any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    let partial = [StatusCode::PARTIAL_CONTENT, StatusCode::IM_USED].contains(&response.status());
+    partial || other_than(header::CONTENT_ENCODING, "identity") || other_than(header::TRANSFER_ENCODING, "chunked")
 }
 
 /// Takes secrets out of headers or trailers.
@@ -415,11 +434,16 @@ impl Body for Inflow {
     }
 }
 
+/// How long the end of what came of a body may wait for more, so that a secret in two pieces is seen.
+const IDLE: Duration = Duration::from_millis(100);
+
 /// A response's body without the values of secrets.
 struct Scrubbed {
     body: Inflow,
     scrubber: Arc<Scrubber>,
     pieces: Piecewise,
+    /// How long what is held back waits for more. A server that says something now and then is heard.
+    idle: Pin<Box<Sleep>>,
     /// What came after the data, and waits for what was held back of it.
     last: Option<Option<Result<Frame<Bytes>, Error>>>,
 }
@@ -434,10 +458,16 @@ impl Body for Scrubbed {
             if let Some(last) = this.last.take() {
                 return Poll::Ready(last);
             }
-            let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+                if this.pieces.held() > 0 && this.idle.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Some(Ok(Frame::data(this.pieces.finish()))));
+                }
+                return Poll::Pending;
+            };
             let data = match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => {
-                    let data = this.pieces.push(&this.scrubber, data);
+                    let data = this.pieces.push(&this.scrubber, &data);
+                    this.idle.as_mut().reset(Instant::now() + IDLE);
                     if data.is_empty() {
                         continue;
                     }

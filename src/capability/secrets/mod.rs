@@ -9,6 +9,7 @@
 pub(super) mod scrub;
 
 use super::http::BoxFuture;
+use super::policy::quoted;
 use super::{Reach, View};
 use crate::bindings::capabilities::SecretHandle;
 use crate::bindings::capabilities::isopod::secrets::secrets as wit;
@@ -21,14 +22,15 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use wasmtime::component::{HasData, Linker, Resource};
 use zeroize::Zeroizing;
 
 /// A value that guests may use and not read: its name, and where the value comes from.
 ///
-/// The name is for people and policies. The value is asked for each time it is needed, so that a new one needs no reload.
+/// The name is for people and policies. The value is asked for when it is needed, at most once a second for each function,
+/// so that a new one needs no reload.
 /// It has at least 8 bytes, as a shorter one could not be told from other text in an answer, and at most 8 KiB.
 ///
 /// There is no `Debug` and no `Serialize`, and no way to ask for the value.
@@ -43,8 +45,14 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct Secret {
     name: Arc<str>,
-    /// None for one that the host has under that name.
-    source: Option<Arc<dyn SecretSource>>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Own(Arc<dyn SecretSource>),
+    /// The one that the host has under that name.
+    Host(Arc<str>),
 }
 
 /// Where a secret's value comes from: a vault, say. Any `Fn() -> Future` is one.
@@ -117,7 +125,8 @@ impl Secret {
     /// The secret that the host has under that name; see [`HostBuilder::secret`](crate::HostBuilder::secret). Loading fails
     /// as [`ErrorKind::Misuse`] where it has none.
     pub fn of_host(name: impl Into<Arc<str>>) -> Secret {
-        Secret { name: name.into(), source: None }
+        let name = name.into();
+        Secret { source: Source::Host(Arc::clone(&name)), name }
     }
 
     /// The same secret under another name.
@@ -131,39 +140,42 @@ impl Secret {
     }
 
     fn new(name: Arc<str>, source: impl SecretSource) -> Secret {
-        Secret { name, source: Some(Arc::new(source)) }
+        Secret { name, source: Source::Own(Arc::new(source)) }
     }
 
-    /// Itself, or the one of the host that it stands for.
-    fn resolve(&self, hosts: &[Secret]) -> Result<Secret> {
-        if self.source.is_some() {
-            return Ok(self.clone());
-        }
-        hosts.iter().find(|known| known.name == self.name).cloned().ok_or_else(|| {
-            let names: Vec<&str> = hosts.iter().map(Secret::name).collect();
-            let known = match names.is_empty() {
-                true => "it has none".to_owned(),
-                false => format!("it has {}", names.join(", ")),
+    /// Where its value comes from, in the end: for one of the host's, from there.
+    fn resolve(&self, hosts: &[Secret]) -> Result<Arc<dyn SecretSource>> {
+        let mut source = &self.source;
+        // One that the host has may itself be of the host, and so on, but not for ever.
+        for _ in 0..=hosts.len() {
+            let name = match source {
+                Source::Own(source) => return Ok(Arc::clone(source)),
+                Source::Host(name) => name,
             };
-            let text = format!(
-                "the host has no secret named \"{}\", {known}; give it one by `HostBuilder::secret`",
-                sanitise(&self.name, 64)
-            );
-            Error::new(ErrorKind::Misuse, text)
-        })
-    }
-
-    async fn read(&self) -> Result<SecretValue, String> {
-        let Some(source) = &self.source else { return Err("it was not found in the host".to_owned()) };
-        let value = source.read().await.map_err(|e| e.to_string())?;
-        match value.0.len() {
-            length if LENGTH.contains(&length) => Ok(value),
-            length => Err(format!(
-                "it has {length} bytes, and a secret has {} to {}, so that it can be told from other text",
-                LENGTH.start(),
-                LENGTH.end()
-            )),
+            let Some(known) = hosts.iter().find(|known| known.name == *name) else { break };
+            source = &known.source;
         }
+        let names: Vec<&str> = hosts.iter().map(Secret::name).collect();
+        let known = match names.is_empty() {
+            true => "it has none".to_owned(),
+            false => format!("it has {}", names.join(", ")),
+        };
+        let name = sanitise(&self.name, 64);
+        let text = format!("the host has no secret named \"{name}\", {known}; give it one by `HostBuilder::secret`");
+        Err(Error::new(ErrorKind::Misuse, text))
+    }
+}
+
+/// Asks a source, and checks what it says.
+async fn fetch(source: &dyn SecretSource) -> Result<SecretValue, String> {
+    let value = source.read().await.map_err(|e| e.to_string())?;
+    match value.0.len() {
+        length if LENGTH.contains(&length) => Ok(value),
+        length => Err(format!(
+            "it has {length} bytes, and a secret has {} to {}, so that it can be told from other text",
+            LENGTH.start(),
+            LENGTH.end()
+        )),
     }
 }
 
@@ -206,7 +218,8 @@ impl SecretSource for Fixed {
     }
 }
 
-/// Permission to use one secret by `isopod:secrets`: to compare it, and to read it if that is granted too.
+/// Permission to use one secret by `isopod:secrets`: to compare it with another value, and to read it if that is granted
+/// too.
 ///
 /// To let a guest put it into requests, see [`Http::secret`](crate::Http::secret).
 ///
@@ -249,10 +262,26 @@ pub(crate) struct Keyring {
 }
 
 struct Entry {
-    secret: Secret,
-    /// Whether the guest may ask for it by name.
-    named: bool,
-    reveal: bool,
+    name: Arc<str>,
+    source: Arc<dyn SecretSource>,
+    uses: Uses,
+    /// What the source said last. Whoever asks while it is being asked waits for the same answer.
+    last: tokio::sync::Mutex<Option<(Instant, Result<SecretValue, String>)>>,
+}
+
+/// What a guest may do with a secret by its name.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Uses {
+    /// Have a placeholder of it.
+    pub place: bool,
+    pub compare: bool,
+    pub reveal: bool,
+}
+
+impl Uses {
+    fn any(self) -> bool {
+        self.place || self.compare || self.reveal
+    }
 }
 
 /// Values that were had, of all calls: what no answer may show, though it be of a secret that was sent earlier.
@@ -264,29 +293,32 @@ struct Seen {
 }
 
 /// Values of one secret that are remembered, so that an older one that is still in use somewhere is not shown.
-const MAX_SEEN: usize = 4;
-/// How long a source may take while a function is loaded.
+const MAX_SEEN: usize = 8;
+/// How long an answer of a source counts, so that a guest in a loop does not reach it.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long the sources of a function may take while it is loaded.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Keyring {
     /// Takes a secret in, once; its index.
-    pub(super) fn add(&mut self, secret: &Secret, hosts: &[Secret], named: bool, reveal: bool) -> Result<usize> {
-        let secret = secret.resolve(hosts)?;
-        let same = |entry: &Entry| match (&entry.secret.source, &secret.source) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other) && entry.secret.name == secret.name,
-            _ => false,
-        };
+    pub(super) fn add(&mut self, secret: &Secret, hosts: &[Secret], uses: Uses) -> Result<usize> {
+        let source = secret.resolve(hosts)?;
+        let same = |entry: &Entry| Arc::ptr_eq(&entry.source, &source) && entry.name == secret.name;
         if let Some(index) = self.entries.iter().position(same) {
-            self.entries[index].named |= named;
-            self.entries[index].reveal |= reveal;
+            let known = &mut self.entries[index].uses;
+            *known = Uses {
+                place: known.place || uses.place,
+                compare: known.compare || uses.compare,
+                reveal: known.reveal || uses.reveal,
+            };
             return Ok(index);
         }
-        if named && self.entries.iter().any(|entry| entry.named && entry.secret.name == secret.name) {
+        if uses.any() && self.entries.iter().any(|entry| entry.uses.any() && entry.name == secret.name) {
             let name = sanitise(&secret.name, 64);
             let text = format!("two secrets are named \"{name}\"; rename one by `Secret::named`");
             return Err(Error::new(ErrorKind::Misuse, text));
         }
-        self.entries.push(Entry { secret, named, reveal });
+        self.entries.push(Entry { name: Arc::clone(&secret.name), source, uses, last: tokio::sync::Mutex::default() });
         self.seen.get_mut().values.push(VecDeque::new());
         Ok(self.entries.len() - 1)
     }
@@ -302,39 +334,38 @@ impl Keyring {
             Error::new(ErrorKind::Internal, "secrets were read outside of a runtime; please report this")
                 .because([e.to_string()])
         })?;
-        self.entries.iter().enumerate().try_for_each(|(index, entry)| {
-            let read = async { tokio::time::timeout(PATIENCE, self.read(index)).await };
-            let read = runtime.block_on(read).unwrap_or_else(|_| Err(format!("its source took over {PATIENCE:?}")));
+        let until = tokio::time::Instant::now() + PATIENCE;
+        (0..self.entries.len()).try_for_each(|index| {
+            let read = runtime.block_on(async { tokio::time::timeout_at(until, self.read(index)).await });
+            let read = read.unwrap_or_else(|_| Err(format!("it took over {PATIENCE:?}")));
             read.map(drop).map_err(|why| {
-                let name = sanitise(&entry.secret.name, 64);
+                let name = sanitise(self.name(index), 64);
                 Error::new(ErrorKind::Misuse, format!("the secret \"{name}\" cannot be had: {why}"))
             })
         })
     }
 
-    /// The value as it is now.
+    /// The value as it is now, or was a second ago. Why it cannot be had is told to `tracing`, once for each time that the
+    /// source is asked.
     pub(super) async fn read(&self, index: usize) -> Result<SecretValue, String> {
         let entry = self.entries.get(index).ok_or("there is no such secret")?;
-        let value = entry.secret.read().await?;
-        let mut seen = self.seen.lock();
-        let known = &mut seen.values[index];
-        if known.front().is_none_or(|newest| newest.0 != value.0) {
-            known.truncate(MAX_SEEN - 1);
-            known.push_front(value.clone());
-            let all = seen.values.iter().flatten().map(SecretValue::expose);
-            seen.scrubber = Arc::new(Scrubber::new(all));
+        let mut last = entry.last.lock().await;
+        if let Some((at, answer)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return answer.clone();
         }
-        Ok(value)
-    }
-
-    /// [`read`](Keyring::read) for a call, which says why not to the host and not to the guest.
-    pub(super) async fn read_for_call(&self, index: usize) -> Option<SecretValue> {
-        let value = self.read(index).await;
-        value.inspect_err(|why| tracing::error!(secret = self.name(index), why, "a secret cannot be had")).ok()
+        let answer = fetch(&*entry.source).await;
+        match &answer {
+            Ok(value) => self.seen.lock().note(index, value),
+            Err(why) => tracing::error!(secret = &*entry.name, why, "a secret cannot be had"),
+        }
+        *last = Some((Instant::now(), answer.clone()));
+        answer
     }
 
     pub(super) fn name(&self, index: usize) -> &str {
-        self.entries.get(index).map_or("", |entry| entry.secret.name())
+        self.entries.get(index).map_or("", |entry| &entry.name)
     }
 
     /// Takes every value that was had out of what comes from outside.
@@ -344,11 +375,28 @@ impl Keyring {
 
     /// Whether a guest may have a handle of one of them.
     pub(super) fn has_named(&self) -> bool {
-        self.entries.iter().any(|entry| entry.named)
+        self.entries.iter().any(|entry| entry.uses.any())
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.named && entry.secret.name() == name)
+        self.entries.iter().position(|entry| entry.uses.any() && &*entry.name == name)
+    }
+
+    fn uses(&self, index: usize) -> Uses {
+        self.entries.get(index).map(|entry| entry.uses).unwrap_or_default()
+    }
+}
+
+impl Seen {
+    fn note(&mut self, index: usize, value: &SecretValue) {
+        let known = &mut self.values[index];
+        if let Some(at) = known.iter().position(|known| known.0 == value.0) {
+            known.swap(0, at);
+            return;
+        }
+        known.truncate(MAX_SEEN - 1);
+        known.push_front(value.clone());
+        self.scrubber = Arc::new(Scrubber::new(self.values.iter().flatten().map(SecretValue::expose)));
     }
 }
 
@@ -387,9 +435,10 @@ impl wit::Host for View {
         let found = self.bound.keyring.as_ref().and_then(|keyring| keyring.find(&name));
         let Some(index) = found else {
             let name = sanitise(&name, 64);
-            let rust = format!("`.grant(Secrets::of(Secret::of_host(\"{name}\")))`");
-            let denial = Denial::new(&format!("secret \"{name}\""), "no secret of that name is granted");
-            self.denials.push(denial.allowed_by(&rust, Some(&format!("secrets = [\"{name}\"]"))));
+            let quoted = quoted(&name);
+            let rust = format!("`.grant(Secrets::of(Secret::of_host({quoted})))`");
+            let denial = Denial::new(&format!("secret {quoted}"), "no secret of that name is granted");
+            self.denials.push(denial.allowed_by(&rust, Some(&format!("secrets = [{quoted}]"))));
             return Ok(Err(wit::Error::Unknown));
         };
         Ok(Ok(self.table.push(SecretHandle(index))?))
@@ -407,26 +456,13 @@ impl wit::HostSecret for View {
         secret: Resource<SecretHandle>,
         candidate: Vec<u8>,
     ) -> wasmtime::Result<Result<bool, wit::Error>> {
-        let SecretHandle(index) = self.table.get(&secret)?;
-        let value = read(self.bound.keyring.clone(), *index).await;
-        Ok(match value {
-            Some(value) => Ok(value.expose().ct_eq(&candidate).into()),
-            None => Err(wit::Error::Unavailable),
-        })
+        let value = self.secret(secret, "compare", "", "secrets", |uses| uses.compare)?;
+        Ok(value.await.map(|value| value.expose().ct_eq(&candidate).into()))
     }
 
     async fn reveal(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<Result<Vec<u8>, wit::Error>> {
-        let SecretHandle(index) = self.table.get(&secret)?;
-        let Some(keyring) = &self.bound.keyring else { return Ok(Err(wit::Error::Unknown)) };
-        if !keyring.entries.get(*index).is_some_and(|entry| entry.reveal) {
-            let name = sanitise(keyring.name(*index), 64);
-            let rust = format!("`.grant(Secrets::of(Secret::of_host(\"{name}\")).reveal())`");
-            let denial = Denial::new(&format!("secret \"{name}\" reveal"), "it may be used, and not read");
-            self.denials.push(denial.allowed_by(&rust, Some(&format!("reveal = [\"{name}\"]"))));
-            return Ok(Err(wit::Error::Hidden));
-        }
-        let value = read(self.bound.keyring.clone(), *index).await;
-        Ok(value.map(|value| value.expose().to_vec()).ok_or(wit::Error::Unavailable))
+        let value = self.secret(secret, "reveal", ".reveal()", "reveal", |uses| uses.reveal)?;
+        Ok(value.await.map(|value| value.expose().to_vec()))
     }
 
     async fn drop(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<()> {
@@ -435,8 +471,31 @@ impl wit::HostSecret for View {
     }
 }
 
-async fn read(keyring: Option<Arc<Keyring>>, index: usize) -> Option<SecretValue> {
-    keyring?.read_for_call(index).await
+impl View {
+    /// The value, if the guest may use it so. `what` is the use, `grant` and `key` are what would allow it in Rust and in a
+    /// policy.
+    fn secret(
+        &mut self,
+        secret: Resource<SecretHandle>,
+        what: &str,
+        grant: &str,
+        key: &str,
+        allowed: fn(Uses) -> bool,
+    ) -> wasmtime::Result<impl Future<Output = Result<SecretValue, wit::Error>> + Send + use<>> {
+        let SecretHandle(index) = *self.table.get(&secret)?;
+        let keyring = self.bound.keyring.clone().filter(|keyring| allowed(keyring.uses(index)));
+        if keyring.is_none() {
+            let name = self.bound.keyring.as_ref().map_or("", |keyring| keyring.name(index));
+            let name = quoted(&sanitise(name, 64));
+            let denial = Denial::new(&format!("secret {name} {what}"), "it was granted for other uses only");
+            let rust = format!("`.grant(Secrets::of(Secret::of_host({name})){grant})`");
+            self.denials.push(denial.allowed_by(&rust, Some(&format!("{key} = [{name}]"))));
+        }
+        Ok(async move {
+            let keyring = keyring.ok_or(wit::Error::Hidden)?;
+            keyring.read(index).await.map_err(|_| wit::Error::Unavailable)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -445,7 +504,9 @@ mod tests {
 
     fn read(secret: &Secret) -> Result<String, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(secret.read()).map(|value| String::from_utf8_lossy(value.expose()).into_owned())
+        runtime
+            .block_on(fetch(&*secret.resolve(&[]).unwrap()))
+            .map(|value| String::from_utf8_lossy(value.expose()).into_owned())
     }
 
     #[test]
@@ -486,9 +547,11 @@ mod tests {
             std::future::ready(Ok(SecretValue::from(value.to_owned())))
         };
         let mut keyring = Keyring::default();
-        assert_eq!(keyring.add(&Secret::from_source("a", source), &[], false, false).unwrap(), 0);
+        assert_eq!(keyring.add(&Secret::from_source("a", source), &[], Uses::default()).unwrap(), 0);
         for value in ["value-number-1", "value-number-2", "value-number-2"] {
             assert!(runtime.block_on(keyring.read(0)).unwrap().expose() == value.as_bytes());
+            assert!(runtime.block_on(keyring.read(0)).unwrap().expose() == value.as_bytes(), "not asked again at once");
+            *keyring.entries[0].last.get_mut() = None;
         }
         let mut text = b"value-number-1 value-number-2 value-number-3".to_vec();
         keyring.scrubber().mask(&mut text);
@@ -498,14 +561,22 @@ mod tests {
 
     #[test]
     fn names_are_resolved_and_must_be_told_apart() {
-        let hosts = [Secret::value("token", "12345678".to_owned())];
+        let hosts = [Secret::value("token", "12345678".to_owned()), Secret::of_host("token").named("other")];
+        let (unnamed, named) = (Uses::default(), Uses { compare: true, ..Uses::default() });
         let mut keyring = Keyring::default();
-        let error = keyring.add(&Secret::of_host("tokn"), &hosts, true, false).unwrap_err();
-        assert!(error.to_string().contains("no secret named \"tokn\", it has token"), "{error}");
-        assert_eq!(keyring.add(&Secret::of_host("token"), &hosts, false, false).unwrap(), 0);
-        assert_eq!(keyring.add(&Secret::of_host("token"), &hosts, true, false).unwrap(), 0, "the same one");
+        let error = keyring.add(&Secret::of_host("tokn"), &hosts, named).unwrap_err();
+        assert!(error.to_string().contains("no secret named \"tokn\", it has token, other"), "{error}");
+        assert_eq!(keyring.add(&Secret::of_host("token"), &hosts, unnamed).unwrap(), 0);
+        assert_eq!(keyring.add(&Secret::of_host("token"), &hosts, named).unwrap(), 0, "the same one");
         let other = Secret::value("token", "other-value".to_owned());
-        assert_eq!(keyring.add(&other, &hosts, false, false).unwrap(), 1);
-        assert!(keyring.add(&Secret::value("token", "third-value".to_owned()), &hosts, true, false).is_err());
+        assert_eq!(keyring.add(&other, &hosts, unnamed).unwrap(), 1);
+        assert!(keyring.add(&Secret::value("token", "third-value".to_owned()), &hosts, named).is_err());
+        assert_eq!(keyring.add(&Secret::of_host("other"), &hosts, unnamed).unwrap(), 2);
+        assert!(Arc::ptr_eq(&keyring.entries[0].source, &keyring.entries[2].source), "the host's is the host's own");
+        let renamed = Secret::of_host("token").named("mine");
+        assert_eq!(keyring.add(&renamed, &hosts, named).unwrap(), 3);
+        assert!(Arc::ptr_eq(&keyring.entries[0].source, &keyring.entries[3].source) && keyring.find("mine") == Some(3));
+        let itself = [Secret::of_host("b").named("a"), Secret::of_host("a").named("b")];
+        assert!(keyring.add(&Secret::of_host("a"), &itself, unnamed).is_err());
     }
 }

@@ -17,14 +17,16 @@ const MASK: u8 = b'*';
 #[derive(Default)]
 pub(crate) struct Scrubber {
     forms: Vec<Zeroizing<Vec<u8>>>,
+    longest: usize,
 }
 
 impl Scrubber {
     pub(crate) fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Scrubber {
-        let mut forms: Vec<Zeroizing<Vec<u8>>> = values.into_iter().flat_map(forms).map(Zeroizing::new).collect();
+        let mut forms: Vec<Zeroizing<Vec<u8>>> = values.into_iter().flat_map(forms).collect();
         forms.sort_by(|one, other| one.as_slice().cmp(other));
         forms.dedup();
-        Scrubber { forms }
+        let longest = forms.iter().map(|form| form.len()).max().unwrap_or(0);
+        Scrubber { forms, longest }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -33,7 +35,7 @@ impl Scrubber {
 
     /// Overwrites what is found; whether anything was.
     pub(crate) fn mask(&self, bytes: &mut [u8]) -> bool {
-        let found: Vec<Range<usize>> = self.find(bytes).collect();
+        let found = self.find(bytes);
         found.iter().for_each(|at| bytes[at.clone()].fill(MASK));
         !found.is_empty()
     }
@@ -43,82 +45,85 @@ impl Scrubber {
         self.forms.iter().any(|form| name.as_bytes().windows(form.len()).any(|part| part.eq_ignore_ascii_case(form)))
     }
 
-    fn find<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = Range<usize>> + 'a {
-        let ranges = |form: &'a Zeroizing<Vec<u8>>| {
-            memmem::find_iter(bytes, form.as_slice()).map(move |start| start..start + form.len())
-        };
-        self.forms.iter().flat_map(ranges)
-    }
-
-    /// How many bytes at the end may be the beginning of something that goes on.
-    fn unfinished(&self, bytes: &[u8]) -> usize {
-        let longest = |form: &Zeroizing<Vec<u8>>| {
-            (1..form.len()).rev().find(|&length| bytes.ends_with(&form[..length])).unwrap_or(0)
-        };
-        self.forms.iter().map(longest).max().unwrap_or(0)
+    /// Every place, those that overlap too.
+    fn find(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        for form in &self.forms {
+            let finder = memmem::Finder::new(form.as_slice());
+            let mut from = 0;
+            while let Some(at) = finder.find(&bytes[from..]) {
+                found.push(from + at..from + at + form.len());
+                from += at + 1;
+            }
+        }
+        found
     }
 }
 
-/// A body that is scrubbed piece by piece. What may be the beginning of a secret waits for the next piece.
+/// A body that is scrubbed piece by piece. As many bytes as a secret may have begun in wait for the next piece, whatever
+/// they are: were it only those that look like the beginning of one, the guest could tell the secret from what waits.
 #[derive(Default)]
 pub(crate) struct Piecewise {
-    held: BytesMut,
+    raw: BytesMut,
+    /// The same bytes without what was found.
+    masked: BytesMut,
 }
 
 impl Piecewise {
     /// The bytes that are held back.
     pub(crate) fn held(&self) -> usize {
-        self.held.len()
+        self.raw.len()
     }
 
-    pub(crate) fn push(&mut self, scrubber: &Scrubber, piece: Bytes) -> Bytes {
-        let mut all = std::mem::take(&mut self.held);
-        all.extend_from_slice(&piece);
-        scrubber.mask(&mut all);
-        self.held = all.split_off(all.len() - scrubber.unfinished(&all));
-        all.freeze()
+    pub(crate) fn push(&mut self, scrubber: &Scrubber, piece: &[u8]) -> Bytes {
+        self.raw.extend_from_slice(piece);
+        self.masked.extend_from_slice(piece);
+        scrubber.find(&self.raw).into_iter().for_each(|at| self.masked[at].fill(MASK));
+        let done = self.raw.len().saturating_sub(scrubber.longest.saturating_sub(1));
+        let _ = self.raw.split_to(done);
+        self.masked.split_to(done).freeze()
     }
 
-    /// What was held back to the end, which was no secret.
+    /// What was held back, where no more is waited for.
     pub(crate) fn finish(&mut self) -> Bytes {
-        self.held.split().freeze()
+        self.raw.clear();
+        self.masked.split().freeze()
     }
 }
 
-fn forms(value: &[u8]) -> Vec<Vec<u8>> {
-    let hex = |upper: bool| -> String {
-        value.iter().map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }).collect()
-    };
-    let percent = |keep: &dyn Fn(u8) -> bool, upper: bool| -> String {
-        let escape = |&b: &u8| match (keep(b), upper) {
-            (true, _) => char::from(b).to_string(),
-            (false, true) => format!("%{b:02X}"),
-            (false, false) => format!("%{b:02x}"),
-        };
-        value.iter().map(escape).collect()
+fn forms(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let each = |write: &dyn Fn(u8) -> String| -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(value.iter().flat_map(|&b| write(b).into_bytes()).collect())
     };
     let letters = |b: u8| b.is_ascii_alphanumeric();
-    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let mut texts = vec![
-        hex(false),
-        hex(true),
-        percent(&letters, true),
-        percent(&letters, false),
-        percent(&unreserved, true),
-        percent(&unreserved, false),
-        url::form_urlencoded::byte_serialize(value).collect(),
+    let unreserved = |b: u8| letters(b) || b"-._~".contains(&b);
+    let plain = |b: u8| char::from(b).to_string();
+    let mut forms = vec![
+        Zeroizing::new(value.to_vec()),
+        each(&|b| format!("{b:02x}")),
+        each(&|b| format!("{b:02X}")),
+        each(&|b| if letters(b) { plain(b) } else { format!("%{b:02X}") }),
+        each(&|b| if letters(b) { plain(b) } else { format!("%{b:02x}") }),
+        each(&|b| if unreserved(b) { plain(b) } else { format!("%{b:02X}") }),
+        each(&|b| if unreserved(b) { plain(b) } else { format!("%{b:02x}") }),
+        Zeroizing::new(url::form_urlencoded::byte_serialize(value).flat_map(str::bytes).collect()),
     ];
-    if let Ok(text) = std::str::from_utf8(value) {
-        texts.extend(serde_json::to_string(text).ok().map(|text| text.trim_matches('"').to_owned()));
+    if let Some(Ok(json)) = std::str::from_utf8(value).ok().map(serde_json::to_string) {
+        let json = Zeroizing::new(json);
+        let inside = json.trim_start_matches('"').strip_suffix('"').unwrap_or(&json);
+        forms.push(Zeroizing::new(inside.as_bytes().to_vec()));
+        // As PHP writes it.
+        forms.push(Zeroizing::new(inside.replace('/', "\\/").into_bytes()));
     }
     // In a longer text it begins at any of three places of base64's rhythm; what then depends on it alone is looked for.
     for (before, skipped) in [(0, 0), (1, 2), (2, 3)] {
-        let padded = [&[0; 2][..before], value].concat();
+        let padded = Zeroizing::new([&[0; 2][..before], value].concat());
         for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-            texts.push(engine.encode(&padded)[skipped..padded.len() * 8 / 6].to_owned());
+            let encoded = Zeroizing::new(engine.encode(&*padded));
+            forms.push(Zeroizing::new(encoded.as_bytes()[skipped..padded.len() * 8 / 6].to_vec()));
         }
     }
-    texts.into_iter().map(String::into_bytes).chain([value.to_vec()]).collect()
+    forms
 }
 
 #[cfg(test)]
@@ -135,6 +140,7 @@ mod tests {
         vec![
             SECRET.to_owned(),
             serde_json::json!({ "echo": SECRET }).to_string(),
+            serde_json::json!({ "echo": SECRET }).to_string().replace('/', "\\/"),
             STANDARD.encode(SECRET),
             STANDARD.encode(format!("user:{SECRET}")),
             STANDARD.encode(format!("a user:{SECRET} and more")),
@@ -158,7 +164,7 @@ mod tests {
                 let mut piecewise = Piecewise::default();
                 let mut out: Vec<u8> = Vec::new();
                 for piece in text.as_bytes().chunks(size) {
-                    out.extend(piecewise.push(&scrubber, Bytes::copy_from_slice(piece)));
+                    out.extend(piecewise.push(&scrubber, piece));
                 }
                 out.extend(piecewise.finish());
                 assert_eq!(out, whole, "{text} by {size}");
@@ -173,14 +179,33 @@ mod tests {
         assert!(!scrubber.is_in_name("x-token-1234"));
     }
 
+    /// A guest that gets bodies which end in a guess must not tell by what waits whether it guessed right.
     #[test]
-    fn what_cannot_be_a_secret_is_not_held_back() {
+    fn what_waits_tells_nothing() {
         let scrubber = Scrubber::new([&b"abcdefgh"[..]]);
+        let sizes = |body: &str| {
+            let mut piecewise = Piecewise::default();
+            let pieces = body.as_bytes().chunks(7).map(|piece| piecewise.push(&scrubber, piece).len());
+            let sizes: Vec<usize> = pieces.collect();
+            (sizes, piecewise.held(), piecewise.finish().len())
+        };
+        let none = sizes(&"x".repeat(100));
+        for guess in ["a", "abc", "abcdefg", "abcdefgh"] {
+            assert_eq!(sizes(&format!("{}{guess}", "x".repeat(100 - guess.len()))), none, "{guess}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_begins_another_does_not_uncover_it() {
+        let scrubber = Scrubber::new([&b"AC12345678"[..], b"AC12345678:auth-token"]);
         let mut piecewise = Piecewise::default();
-        assert_eq!(piecewise.push(&scrubber, "data: 1\n\n".into()), "data: 1\n\n");
-        assert_eq!(piecewise.push(&scrubber, "data: abc".into()), "data: ");
-        assert_eq!(piecewise.held(), 3);
-        assert_eq!(piecewise.push(&scrubber, "x".into()), "abcx");
+        let mut out = piecewise.push(&scrubber, b"id=AC12345678").to_vec();
+        out.extend(piecewise.push(&scrubber, b":auth-token;"));
+        out.extend(piecewise.finish());
+        assert_eq!(out, b"id=*********************;");
+        let mut overlapping = b"abcdabcdabcdabcd".to_vec();
+        Scrubber::new([&b"abcdabcd"[..]]).mask(&mut overlapping);
+        assert_eq!(overlapping, [MASK; 16]);
     }
 
     proptest! {
@@ -197,7 +222,7 @@ mod tests {
             let (mut out, mut rest, mut cuts) = (Vec::new(), &all[..], cuts.iter().cycle());
             while !rest.is_empty() {
                 let (piece, more) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-                out.extend(piecewise.push(&scrubber, Bytes::copy_from_slice(piece)));
+                out.extend(piecewise.push(&scrubber, piece));
                 rest = more;
             }
             out.extend(piecewise.finish());

@@ -1,0 +1,71 @@
+//! Imports that another function of the host serves, by its exports of the same name and with the import's types.
+
+use super::Engine;
+use super::import::{Signature, Unfit};
+use super::state::State;
+use super::value;
+use crate::capability::Functions;
+use crate::capability::functions;
+use crate::error::{Error, ErrorKind, Result};
+use std::sync::Arc;
+use wasmtime::StoreContextMut;
+use wasmtime::component::types::{ComponentFunc, ComponentItem};
+use wasmtime::component::{Linker, Val};
+
+/// An interface that a function serves.
+pub(crate) struct Served {
+    interface: String,
+    function: Functions,
+    members: Vec<(String, ComponentFunc)>,
+}
+
+impl Served {
+    pub(super) fn find(engine: &Engine, name: &str, item: ComponentItem, function: &Functions) -> Result<Served> {
+        let cannot = |why: &str| {
+            let text = format!("the function \"{}\" cannot serve {name}: {why}", function.name);
+            Err(Error::new(ErrorKind::Misuse, text))
+        };
+        let ComponentItem::ComponentInstance(interface) = item else { return cannot("it is not an interface") };
+        let mut members = Vec::new();
+        for (member, item) in interface.exports(&engine.wasmtime) {
+            match item.ty {
+                ComponentItem::ComponentFunc(ty) if ty.async_() => return cannot("it has async functions"),
+                ComponentItem::ComponentFunc(ty) => members.push((member.to_owned(), ty)),
+                ComponentItem::Resource(_) => return cannot("it has resources"),
+                _ => {}
+            }
+        }
+        Ok(Served { interface: name.to_owned(), function: function.clone(), members })
+    }
+
+    pub(super) fn link(self, linker: &mut Linker<State>) -> wasmtime::Result<()> {
+        let mut inside = linker.instance(&self.interface)?;
+        // The function may have another version of it; which it has is seen when it is called.
+        let unversioned = self.interface.split_once('@').map_or(self.interface.as_str(), |(name, _)| name);
+        for (member, ty) in self.members {
+            let name = format!("{unversioned}#{member}");
+            let call = Arc::new((self.function.clone(), Signature::new(name, &ty)));
+            inside.func_new_async(&member, move |mut store, _, args, results| {
+                let call = Arc::clone(&call);
+                Box::new(async move { invoke(&mut store, &call.0, &call.1, args, results).await })
+            })?;
+        }
+        Ok(())
+    }
+}
+
+async fn invoke(
+    store: &mut StoreContextMut<'_, State>,
+    function: &Functions,
+    signature: &Signature,
+    args: &[Val],
+    results: &mut [Val],
+) -> wasmtime::Result<()> {
+    store.data_mut().count_host_call();
+    let args = value::lift_args(args, &signature.params).map_err(|e| Unfit::new(signature, "arguments", &e))?;
+    let answer = functions::ask(store, function, signature.name.clone(), args).await??;
+    let answer = value::lower_result(&answer, signature.result.as_ref());
+    let answer = answer.map_err(|e| Unfit::new(signature, "result", &e))?;
+    results.iter_mut().zip(answer).for_each(|(result, answer)| *result = answer);
+    Ok(())
+}
