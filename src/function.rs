@@ -440,6 +440,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 max_random: limits.random,
                 clock: &host.clock,
                 wires: &host.wires,
+                store: &host.store,
                 audit: &host.audit,
             },
         )?;

@@ -7,6 +7,7 @@ use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::FunctionBuilder;
+use crate::store::Store;
 use crate::usage::Meter;
 use std::fmt;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(crate) struct Inner {
     pub seats: Semaphore,
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
+    pub store: Store,
     pub audit: Arc<Audit>,
 }
 
@@ -43,7 +45,14 @@ impl Host {
 
     /// A host with other settings than the defaults.
     pub fn builder() -> HostBuilder {
-        HostBuilder { seats: None, tick: Duration::from_millis(1), meter: None, network: None, roots: Vec::new() }
+        HostBuilder {
+            seats: None,
+            tick: Duration::from_millis(1),
+            meter: None,
+            network: None,
+            roots: Vec::new(),
+            store: None,
+        }
     }
 
     /// What guests were refused, of all functions and tenants, oldest first: the last 1 024, and of one call at most 32.
@@ -75,6 +84,7 @@ pub struct HostBuilder {
     meter: Option<Arc<dyn Meter>>,
     network: Option<Arc<dyn Network>>,
     roots: Vec<Vec<u8>>,
+    store: Option<Store>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -114,6 +124,12 @@ impl HostBuilder {
         self
     }
 
+    /// Where guests' state is kept. Default: [`Store::memory`], which is gone with the process.
+    pub fn store(mut self, store: Store) -> HostBuilder {
+        self.store = Some(store);
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
@@ -140,6 +156,8 @@ impl HostBuilder {
         }
         let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
-        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter: self.meter, wires, audit: Arc::default() })))
+        let store = self.store.unwrap_or_else(Store::memory);
+        let (meter, audit) = (self.meter, Arc::default());
+        Ok(Host(Arc::new(Inner { engines, ticker, clock, seats, meter, wires, store, audit })))
     }
 }

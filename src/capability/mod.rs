@@ -11,24 +11,28 @@
 pub(crate) mod cli;
 pub(crate) mod clocks;
 pub(crate) mod http;
+pub(crate) mod keyvalue;
 pub(crate) mod random;
 
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
 use http::Http;
+pub use keyvalue::KeyValue;
 pub use random::Random;
 
 use crate::clock::Clock;
 use crate::denial::{Audit, Denials};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
 use http::{Egress, Outgoing, Wires};
+use keyvalue::Buckets;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Http`].
+/// [`Env`], [`Args`], [`Http`], [`KeyValue`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
 /// arguments and environment, stdout and stderr into the reply's [`Output`](crate::Output), a filesystem without a
@@ -59,6 +63,7 @@ pub(crate) enum Kind {
     Env(Env),
     Args(Args),
     Http(Http),
+    KeyValue(KeyValue),
 }
 
 impl Kind {
@@ -71,6 +76,7 @@ impl Kind {
             Kind::Env(_) => ("Env", &["wasi:cli/environment@"]),
             Kind::Args(_) => ("Args", &["wasi:cli/environment@"]),
             Kind::Http(_) => ("Http", &["wasi:http/outgoing-handler@", "wasi:http/client@"]),
+            Kind::KeyValue(_) => ("KeyValue", &["wasi:keyvalue/"]),
         }
     }
 }
@@ -80,7 +86,7 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args, Http);
+grant!(Clocks, Random, Stdin, Env, Args, Http, KeyValue);
 
 /// A function's grants in the form its calls use.
 pub(crate) struct Bound {
@@ -94,6 +100,7 @@ pub(crate) struct Bound {
     pub args: Vec<String>,
     pub max_random: u64,
     pub egress: Option<Arc<Egress>>,
+    pub buckets: Option<Arc<Buckets>>,
     audit: Arc<Audit>,
 }
 
@@ -104,6 +111,7 @@ pub(crate) struct Binding<'a> {
     pub max_random: u64,
     pub clock: &'a Clock,
     pub wires: &'a Wires,
+    pub store: &'a Store,
     pub audit: &'a Arc<Audit>,
 }
 
@@ -120,10 +128,12 @@ impl Bound {
             args: Vec::new(),
             max_random: to.max_random,
             egress: None,
+            buckets: None,
             audit: Arc::clone(to.audit),
         };
         let mut once: Vec<&str> = Vec::new();
         let mut origins = Vec::new();
+        let mut buckets = Vec::new();
         for Grant(kind) in grants {
             let (name, interfaces) = kind.serves();
             if !to.imports.iter().any(|import| interfaces.iter().any(|interface| import.starts_with(interface))) {
@@ -135,7 +145,7 @@ impl Bound {
                     ),
                 ));
             }
-            if !matches!(kind, Kind::Env(_) | Kind::Http(_)) {
+            if !matches!(kind, Kind::Env(_) | Kind::Http(_) | Kind::KeyValue(_)) {
                 if once.contains(&name) {
                     return Err(Error::new(
                         ErrorKind::Misuse,
@@ -151,23 +161,30 @@ impl Bound {
                 Kind::Env(env) => bound.env.push(env.bind()?),
                 Kind::Args(args) => bound.args = args.0,
                 Kind::Http(origin) => origins.push(origin),
+                Kind::KeyValue(bucket) => buckets.push(bucket),
             }
         }
         if !origins.is_empty() {
             bound.egress = Some(Arc::new(Egress::bind(&origins, to.wires)?));
+        }
+        if !buckets.is_empty() {
+            bound.buckets = Some(Arc::new(Buckets::bind(buckets, to.store)?));
         }
         Ok(bound)
     }
 
     /// Whether a grant brings that interface, beyond those that are linked for everybody.
     pub(crate) fn provides(&self, import: &str) -> bool {
-        self.egress.is_some() && http::is_outgoing(import)
+        self.egress.is_some() && http::is_outgoing(import) || self.buckets.is_some() && keyvalue::is_provided(import)
     }
 
     /// Links what the grants bring.
     pub(crate) fn link<T: Reach>(&self, linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
         if self.egress.is_some() {
             http::link(linker, asynchronous)?;
+        }
+        if self.buckets.is_some() {
+            keyvalue::link(linker)?;
         }
         Ok(())
     }
@@ -189,8 +206,9 @@ impl Bound {
         table.set_max_capacity(call.max_handles);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(http::MAX_FIELDS);
-        let outgoing = Outgoing::new(self.egress.clone(), call.tenant.cloned(), call.denials);
-        View { table, wasi: wasi.build(), http, outgoing, capture }
+        let outgoing = Outgoing::new(self.egress.clone(), call.tenant.cloned(), call.denials.clone());
+        let keyvalue = keyvalue::Access::new(self.buckets.clone(), call.tenant.cloned(), call.denials);
+        View { table, wasi: wasi.build(), http, outgoing, keyvalue, capture }
     }
 }
 
@@ -209,6 +227,7 @@ pub(crate) struct View {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    keyvalue: keyvalue::Access,
     pub capture: cli::Capture,
 }
 
@@ -219,6 +238,10 @@ impl View {
 
     pub(crate) fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+
+    pub(crate) fn keyvalue(&mut self) -> keyvalue::Host<'_> {
+        keyvalue::Host { access: &mut self.keyvalue, table: &mut self.table }
     }
 }
 
@@ -335,6 +358,13 @@ pub(crate) fn how_to_grant(import: &str) -> String {
     if import.starts_with("wasi:http/") {
         return "`.grant(Http::to(\"https://..\"))` with the origin that it may send requests to".into();
     }
+    if keyvalue::is_provided(import) {
+        return "`.grant(KeyValue::bucket(\"..\"))` with the name of the bucket that it may open".into();
+    }
+    if import.starts_with("wasi:keyvalue/") {
+        return "rebuild the component for the store, atomics and batch of wasi:keyvalue 0.2.0-draft2, or 0.2.0-draft"
+            .into();
+    }
     if import.starts_with("wasi:sockets/") {
         return "nothing can, as isopod has no grant for sockets".into();
     }
@@ -377,13 +407,14 @@ mod tests {
     fn grants_without_effect_are_refused() {
         let imports = ["wasi:cli/environment@0.2.6".to_owned()];
         let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
-        let audit = Arc::default();
+        let (audit, store) = (Arc::default(), Store::memory());
         let to = || Binding {
             function: &function,
             imports: &imports,
             max_random: 1,
             clock: &clock,
             wires: &wires,
+            store: &store,
             audit: &audit,
         };
         let bind = |grants: &[Grant]| Bound::bind(grants, to());

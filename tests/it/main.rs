@@ -9,6 +9,8 @@ mod errors;
 mod grants;
 mod guests;
 mod imports;
+#[cfg(all(feature = "embedded", feature = "testkit"))]
+mod keyvalue;
 mod limits;
 mod support;
 mod third_party;

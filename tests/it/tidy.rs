@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["error", "denial", "limits", "usage", "clock", "blocking", "resource"],
-    &["bindings"],
+    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "future"],
+    &["store", "bindings"],
     &["capability"],
     &["engine", "context"],
     &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
+    &["testkit"],
 ];
 /// Decisions apart from I/O.
 const PURE: &[&str] = &[
@@ -18,6 +19,7 @@ const PURE: &[&str] = &[
     "engine/budget.rs",
     "capability/http/egress.rs",
     "engine/schema.rs",
+    "store/batch.rs",
     "limits.rs",
     "denial.rs",
     "error.rs",

@@ -8,7 +8,7 @@ mod egress;
 mod send;
 pub(super) mod types;
 
-pub use connect::{BoxFuture, Network, Stream};
+pub use connect::{Network, Stream};
 pub(crate) use send::Outgoing;
 
 use crate::error::{Error, ErrorKind, Result};
