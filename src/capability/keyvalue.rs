@@ -359,9 +359,9 @@ impl Host<'_> {
         // As many at once as cannot be much more than what is allowed together.
         let at_once = (MAX_GOTTEN / at.grant().value_bytes().max(1)).clamp(1, MAX_KEYS as u64) as usize;
         let (mut values, mut bytes) = (Vec::with_capacity(keys.len()), 0);
-        for keys in keys.chunks(at_once) {
-            let named: Vec<Bytes> = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
-            for (key, entry) in keys.iter().zip(at.get(&named).await?) {
+        for some in keys.chunks(at_once) {
+            let named: Vec<Bytes> = some.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
+            for (key, entry) in some.iter().zip(at.get(&named).await?) {
                 bytes += entry.as_ref().map_or(0, |entry| entry.value.len() as u64);
                 values.push(entry.map(|entry| (key.clone(), entry.value.into())));
             }
