@@ -26,6 +26,7 @@ pub(crate) mod keyvalue {
     pub enum Failure {
         AccessDenied,
         Other(String),
+        Store(std::io::Error),
         /// The call ends.
         Trap(wasmtime::Error),
     }

@@ -15,6 +15,7 @@ use crate::store::{Batch, Entry, Refused, Size, Space, Store, Version};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
@@ -139,7 +140,7 @@ const MAX_KEY: usize = 1_024;
 /// Keys of one page, and of one batch. A page of the longest keys has half a MiB.
 const MAX_KEYS: usize = 500;
 /// Bytes of values that one `get-many` gives: as much as a guest may pass to the host at once by default.
-const MAX_GOTTEN: u64 = 4 * crate::MIB;
+const MAX_GOTTEN: usize = 4 * 1024 * 1024;
 /// Pages of lists that one call may have under way where cursors are numbers.
 const MAX_CURSORS: usize = 32;
 
@@ -174,11 +175,21 @@ pub(crate) struct Access {
     /// For a draft whose cursors are numbers: the last key of pages that this call was given.
     cursors: VecDeque<(u64, Bytes)>,
     next_cursor: u64,
+    /// Whether the log has it already that the store fails: a guest in a loop must not fill it.
+    told: bool,
 }
 
 impl Access {
     pub(super) fn new(buckets: Option<Arc<Buckets>>, tenant: Option<Arc<str>>, denials: Denials) -> Access {
-        Access { buckets, tenant, denials, cursors: VecDeque::new(), next_cursor: 1 }
+        Access { buckets, tenant, denials, cursors: VecDeque::new(), next_cursor: 1, told: false }
+    }
+
+    /// What a guest is told when the store fails. The store's own words are for the host's people.
+    fn failed(&mut self, error: &io::Error) -> &'static str {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::error!(error = %sanitise(&error.to_string(), 512), "the key-value store failed");
+        }
+        "the store failed"
     }
 }
 
@@ -204,13 +215,8 @@ impl At {
         Batch::new().within(&self.space, self.grant().most())
     }
 
-    async fn get(&self, keys: &[Bytes]) -> Result<Vec<Option<Entry>>, Failure> {
-        let found = self.buckets.store.kv().get(&self.space, keys).await;
-        found.map_err(|error| failed(&error))
-    }
-
-    async fn get_one(&self, key: String) -> Result<Option<Entry>, Failure> {
-        Ok(self.get(&[key.into()]).await?.pop().flatten())
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Failure> {
+        Ok(self.buckets.store.kv().get(&self.space, key.as_bytes()).await?)
     }
 
     async fn commit(&self, batch: Batch) -> Result<Vec<i64>, Refused> {
@@ -220,7 +226,7 @@ impl At {
     /// The keys of a page after `after`, and whether there are more.
     async fn page(&self, after: Option<&[u8]>) -> Result<(Vec<String>, Option<Bytes>), Failure> {
         let found = self.buckets.store.kv().list(&self.space, self.grant().prefix.as_bytes(), after, MAX_KEYS).await;
-        let found = found.map_err(|error| failed(&error))?;
+        let found = found?;
         let last = (found.len() == MAX_KEYS).then(|| found.last().cloned()).flatten();
         // Others than guests may have written keys that are no text; a guest could not name them.
         let keys = found.into_iter().filter_map(|key| String::from_utf8(key.into()).ok());
@@ -243,10 +249,10 @@ fn check_count(keys: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The store's own words are for the host's people, not for a guest.
-fn failed(error: &dyn std::error::Error) -> Failure {
-    tracing::error!(error = %sanitise(&error.to_string(), 512), "the key-value store failed");
-    Failure::Other("the store failed".to_owned())
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Store(error)
+    }
 }
 
 impl From<Refused> for Failure {
@@ -257,7 +263,7 @@ impl From<Refused> for Failure {
             Refused::NotANumber { .. } => "the value is no number".to_owned(),
             Refused::Overflow { .. } => "the sum does not fit 64 bits".to_owned(),
             Refused::Conflict { .. } => "somebody else wrote meanwhile".to_owned(),
-            Refused::Failed(error) => return failed(&error),
+            Refused::Failed(error) => return Failure::Store(error),
         })
     }
 }
@@ -325,7 +331,7 @@ impl Host<'_> {
 
     async fn get_value(&mut self, bucket: &Resource<Bucket>, key: String) -> Result<Option<Vec<u8>>, Failure> {
         let at = self.at(bucket, "get", Use::Read, [&key])?;
-        Ok(at.get_one(key).await?.map(|entry| entry.value.into()))
+        Ok(at.get(&key).await?.map(|entry| entry.value.into()))
     }
 
     async fn set_value(&mut self, bucket: &Resource<Bucket>, key: String, value: Vec<u8>) -> Result<(), Failure> {
@@ -344,32 +350,24 @@ impl Host<'_> {
 
     async fn has(&mut self, bucket: &Resource<Bucket>, key: String) -> Result<bool, Failure> {
         let at = self.at(bucket, "exists", Use::Read, [&key])?;
-        Ok(at.get_one(key).await?.is_some())
+        Ok(at.get(&key).await?.is_some())
     }
 
     async fn add(&mut self, bucket: &Resource<Bucket>, key: String, delta: i64) -> Result<i64, Failure> {
         let at = self.at(bucket, "increment", Use::Write, [&key])?;
         let sums = at.commit(at.batch().add(&at.space, key, delta)).await?;
-        sums.first().copied().ok_or_else(|| failed(&fmt::Error))
+        sums.first().copied().ok_or_else(|| io::Error::other("it gave no sum").into())
     }
 
     async fn get_values(&mut self, bucket: &Resource<Bucket>, keys: Vec<String>) -> Result<Gotten, Failure> {
         check_count(keys.len())?;
         let at = self.at(bucket, "get-many", Use::Read, &keys)?;
-        // As many at once as cannot be much more than what is allowed together.
-        let at_once = (MAX_GOTTEN / at.grant().value_bytes().max(1)).clamp(1, MAX_KEYS as u64) as usize;
-        let (mut values, mut bytes) = (Vec::with_capacity(keys.len()), 0);
-        for some in keys.chunks(at_once) {
-            let named: Vec<Bytes> = some.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
-            for (key, entry) in some.iter().zip(at.get(&named).await?) {
-                bytes += entry.as_ref().map_or(0, |entry| entry.value.len() as u64);
-                values.push(entry.map(|entry| (key.clone(), entry.value.into())));
-            }
-            if bytes > MAX_GOTTEN && keys.len() > 1 {
-                return Err(Failure::Other(format!("the values have more than {MAX_GOTTEN} bytes; get fewer at once")));
-            }
+        let named: Vec<Bytes> = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
+        let found = at.buckets.store.kv().get_many(&at.space, &named, MAX_GOTTEN).await?;
+        if found.len() < keys.len() {
+            return Err(Failure::Other(format!("the values have more than {MAX_GOTTEN} bytes; get fewer at once")));
         }
-        Ok(values)
+        Ok(keys.into_iter().zip(found).map(|(key, entry)| Some((key, entry?.value.into()))).collect())
     }
 
     async fn set_values(&mut self, bucket: &Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Result<(), Failure> {
@@ -402,7 +400,7 @@ impl Host<'_> {
     async fn new_cas(&mut self, grant: usize, key: String) -> Result<Resource<Cas>, Failure> {
         let at = self.find(grant)?;
         self.check(&at, "cas", Use::Read, [&key])?;
-        let version = at.get_one(key.clone()).await?.map(|entry| entry.version);
+        let version = at.get(&key).await?.map(|entry| entry.version);
         self.table.push(Cas { bucket: grant, key, version }).map_err(trap)
     }
 }
@@ -488,6 +486,7 @@ macro_rules! serve {
                 match failure {
                     Failure::AccessDenied => Ok(Error::AccessDenied),
                     Failure::Other(text) => Ok(Error::Other(text)),
+                    Failure::Store(error) => Ok(Error::Other(self.access.failed(&error).to_owned())),
                     Failure::Trap(error) => Err(error),
                 }
             }
@@ -631,7 +630,7 @@ impl draft2::wasi::keyvalue::atomics::HostCas for Host<'_> {
     async fn current(&mut self, cas: Resource<Cas>) -> Result<Option<Vec<u8>>, Failure> {
         let Cas { bucket, key, .. } = self.table.get(&cas).map_err(trap)?;
         let (grant, key) = (*bucket, key.clone());
-        Ok(self.find(grant)?.get_one(key).await?.map(|entry| entry.value.into()))
+        Ok(self.find(grant)?.get(&key).await?.map(|entry| entry.value.into()))
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> wasmtime::Result<()> {

@@ -28,6 +28,7 @@ pub struct Batch {
 }
 
 /// One step of a [`Batch`], about one key.
+#[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Step {
     /// Where the key is.
@@ -186,6 +187,7 @@ fn number(value: Option<&Bytes>) -> Option<i64> {
 }
 
 /// What a [`Batch`] amounts to.
+#[non_exhaustive]
 #[derive(Debug, Default)]
 pub struct Plan {
     /// The values that change; `None` removes a key.

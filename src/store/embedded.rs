@@ -6,7 +6,7 @@
 //!
 //! After an I/O error redb refuses everything until the file is opened anew, and so does this store.
 
-use super::{Batch, Committed, Durability, Entry, Kv, Refused, Size, Space, Store, Version};
+use super::{Batch, Committed, Durability, Entry, Kv, Refused, Size, Space, Store, Version, within};
 use crate::error::{Error, ErrorKind, Result};
 use crate::future::BoxFuture;
 use bytes::Bytes;
@@ -114,7 +114,8 @@ impl Embedded {
             Some(_) => return Err(fail("a newer isopod wrote it; use that one", None)),
             None => return Err(fail("it is the database of another program; name another file", None)),
         }
-        if new {
+        // Windows has no such thing as a folder that is synced.
+        if new && cfg!(unix) {
             // Or else a loss of power could lose the file's name.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(parent)
@@ -266,11 +267,16 @@ impl Kv for Embedded {
         Durability::Disk
     }
 
-    fn get<'a>(&'a self, space: &'a Space, keys: &'a [Bytes]) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>> {
+    fn get_many<'a>(
+        &'a self,
+        space: &'a Space,
+        keys: &'a [Bytes],
+        room: usize,
+    ) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>> {
         let (space, keys) = (space.to_bytes(), keys.to_vec());
         Box::pin(self.read(move |read| {
             let entries = read.open_table(ENTRIES)?;
-            keys.iter().map(|key| Ok(entry(&entries, &space, key)?)).collect()
+            Ok(within(room, keys.iter().map(|key| entry(&entries, &space, key)))?)
         }))
     }
 

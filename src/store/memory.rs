@@ -1,6 +1,6 @@
 //! The store that is gone with the process: maps under one lock.
 
-use super::{Batch, Committed, Durability, Entry, Kv, Refused, Size, Space, Version};
+use super::{Batch, Committed, Durability, Entry, Kv, Refused, Size, Space, Version, within};
 use crate::future::BoxFuture;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -57,10 +57,16 @@ impl Kv for Memory {
         Durability::Memory
     }
 
-    fn get<'a>(&'a self, space: &'a Space, keys: &'a [Bytes]) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>> {
+    fn get_many<'a>(
+        &'a self,
+        space: &'a Space,
+        keys: &'a [Bytes],
+        room: usize,
+    ) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>> {
         let maps = self.0.read();
         let map = maps.spaces.get(space);
-        Box::pin(ready(Ok(keys.iter().map(|key| map.and_then(|map| map.entries.get(key)).cloned()).collect())))
+        let found = keys.iter().map(|key| Ok(map.and_then(|map| map.entries.get(key)).cloned()));
+        Box::pin(ready(within(room, found)))
     }
 
     fn list<'a>(

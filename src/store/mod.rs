@@ -13,8 +13,7 @@
 //! let store = Store::memory();
 //! let space = Space::new(Some("acme"), "state");
 //! let committed = store.kv().commit(Batch::new().set(&space, "color", "blue").add(&space, "visits", 1)).await?;
-//! let found = store.kv().get(&space, &["color".into(), "visits".into()]).await?;
-//! assert_eq!(found[0].as_ref().unwrap().value, "blue");
+//! assert_eq!(store.kv().get(&space, b"color").await?.unwrap().value, "blue");
 //! assert_eq!(committed.sums, [1]);
 //! # Ok(()) }
 //! ```
@@ -40,8 +39,24 @@ pub trait Kv: Send + Sync + 'static {
     /// What a commit has outlived once it is acknowledged.
     fn durability(&self) -> Durability;
 
+    /// The entry of a key.
+    fn get<'a>(&'a self, space: &'a Space, key: &'a [u8]) -> BoxFuture<'a, io::Result<Option<Entry>>> {
+        Box::pin(async move {
+            let found = self.get_many(space, &[Bytes::copy_from_slice(key)], usize::MAX).await?;
+            Ok(found.into_iter().next().flatten())
+        })
+    }
+
     /// The entries of these keys, in their order, as of one moment. Whatever was acknowledged before is in it.
-    fn get<'a>(&'a self, space: &'a Space, keys: &'a [Bytes]) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>>;
+    ///
+    /// Answers for as many of the first keys as have values of at most `room` bytes together, so that nobody makes the
+    /// store take more memory than that; for one key at least.
+    fn get_many<'a>(
+        &'a self,
+        space: &'a Space,
+        keys: &'a [Bytes],
+        room: usize,
+    ) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>>;
 
     /// The keys of a space that begin with `prefix` and come after `after`, in the order of their bytes, at most `limit`
     /// of them. Fewer only if there are no more.
@@ -59,6 +74,20 @@ pub trait Kv: Send + Sync + 'static {
     /// Writes all of a batch or nothing, as if no other were written at the same time. See [`Batch::plan`] for what that
     /// comes to.
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed, Refused>>;
+}
+
+/// As many of the first entries as [`Kv::get_many`] answers for.
+fn within<E>(room: usize, found: impl Iterator<Item = Result<Option<Entry>, E>>) -> Result<Vec<Option<Entry>>, E> {
+    let (mut answers, mut bytes) = (Vec::new(), 0_usize);
+    for entry in found {
+        let entry = entry?;
+        bytes = bytes.saturating_add(entry.as_ref().map_or(0, |entry| entry.value.len()));
+        if bytes > room && !answers.is_empty() {
+            break;
+        }
+        answers.push(entry);
+    }
+    Ok(answers)
 }
 
 /// One bucket of one tenant: where keys are. A bucket without a tenant is another one than that of the tenant "".

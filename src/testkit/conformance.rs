@@ -46,9 +46,7 @@ async fn commit(kv: &dyn Kv, batch: Batch) -> Version {
 }
 
 async fn entry(kv: &dyn Kv, space: &Space, key: &[u8]) -> Option<Entry> {
-    let found = kv.get(space, &[Bytes::copy_from_slice(key)]).await.expect("it can be read");
-    assert_eq!(found.len(), 1, "one answer for one key");
-    found.into_iter().next().flatten()
+    kv.get(space, key).await.expect("it can be read")
 }
 
 async fn value(kv: &dyn Kv, space: &Space, key: &[u8]) -> Option<Bytes> {
@@ -84,10 +82,17 @@ async fn values_come_back(kv: &dyn Kv) {
     let large = Bytes::from(vec![7; 3 * 1024 * 1024]);
     commit(kv, Batch::new().set(&s, "a", large.clone())).await;
     assert_eq!(value(kv, &s, b"a").await.unwrap(), large);
-    let found = kv.get(&s, &["empty".into(), "none".into(), "a".into(), "empty".into()]).await.unwrap();
+    let found = kv.get_many(&s, &["empty".into(), "none".into(), "a".into(), "empty".into()], usize::MAX).await;
+    let found = found.expect("they can be read");
     let lengths: Vec<_> = found.iter().map(|entry| entry.as_ref().map(|entry| entry.value.len())).collect();
     assert_eq!(lengths, [Some(0), None, Some(large.len()), Some(0)], "answers come in the order of the keys");
-    assert_eq!(kv.get(&s, &[]).await.unwrap(), []);
+    let many = async |keys: &[Bytes], room: usize| kv.get_many(&s, keys, room).await.expect("they can be read").len();
+    let (a, empty, none) = (Bytes::from("a"), Bytes::from("empty"), Bytes::from("none"));
+    assert_eq!(many(&[], 0).await, 0);
+    assert_eq!(many(&[a.clone(), a.clone()], large.len()).await, 1, "a second one has no room");
+    assert_eq!(many(&[a.clone(), empty.clone(), none.clone(), a.clone()], large.len()).await, 3);
+    assert_eq!(many(&[empty, none, a.clone(), a.clone()], 2 * large.len()).await, 4);
+    assert_eq!(many(&[a.clone(), a], 0).await, 1, "the first one always has room");
     commit(kv, Batch::new().delete(&s, "a").delete(&s, "empty").delete(&s, "never")).await;
     assert_eq!(value(kv, &s, b"a").await, None);
     assert_eq!((keys(kv, &s, b"", 10).await, size(kv, &s).await), (vec![], Size::default()));
@@ -335,7 +340,7 @@ async fn batches_are_seen_whole(store: &Store) {
         }
     });
     while !writes.is_finished() {
-        let both = store.kv().get(&space(), &["left".into(), "right".into()]).await.expect("it can be read");
+        let both = store.kv().get_many(&space(), &["left".into(), "right".into()], 100).await.expect("it can be read");
         assert_eq!(both[0], both[1], "half of a batch");
         tokio::task::yield_now().await;
     }

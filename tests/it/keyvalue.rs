@@ -361,6 +361,7 @@ async fn a_bucket_that_is_not_granted_is_denied_and_explained() {
         let keeper = load(&host, guest, [state(), KeyValue::bucket("settings")]).await.tenant("acme");
         let reply = ask::<IgnoredAny>(&keeper, "get", ("State", "a")).await;
         assert_eq!(reply.value.as_ref().unwrap_err(), "access-denied", "{guest}");
+        assert_eq!(reply.usage.host_calls, 1, "a refusal is one host call as well");
         assert_eq!(
             reply.denials()[0].explain(),
             "keyvalue open \"State\" was denied: no bucket of that name is granted; the nearest is \"state\"; to allow \
@@ -501,7 +502,12 @@ impl Kv for Broken {
     fn durability(&self) -> Durability {
         Durability::Memory
     }
-    fn get<'a>(&'a self, _: &'a Space, _: &'a [bytes::Bytes]) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>> {
+    fn get_many<'a>(
+        &'a self,
+        _: &'a Space,
+        _: &'a [bytes::Bytes],
+        _: usize,
+    ) -> BoxFuture<'a, io::Result<Vec<Option<Entry>>>> {
         self.answer()
     }
     fn list<'a>(
@@ -612,7 +618,7 @@ async fn a_file_that_is_no_store_is_refused() {
     drop(newer);
     assert!(opening(&file).contains("a newer isopod"), "{}", opening(&file));
 
-    // Damage anywhere in the file: an error at once, or one of a read, and never a wrong value.
+    // Damage anywhere in the file: an error at once, or errors of reads and writes, and never the end of the process.
     let file = folder.file("state");
     let store = Store::embedded(&file).unwrap();
     let batch = (0..200).fold(Batch::new(), |batch, n| batch.set(&space, n.to_string(), vec![b'v'; 500]));
@@ -628,7 +634,16 @@ async fn a_file_that_is_no_store_is_refused() {
         bytes[at..end].fill(0xa5);
         std::fs::write(&damaged, &bytes).unwrap();
         match Store::embedded(&damaged) {
-            Ok(_) => {}
+            Ok(store) => {
+                let used = tokio::time::timeout(ms(10_000), async {
+                    let listed = store.kv().list(&space, b"", None, 1_000).await;
+                    let keys: Vec<bytes::Bytes> = (0..200).map(|n| n.to_string().into()).collect();
+                    let read = store.kv().get_many(&space, &keys, usize::MAX).await;
+                    let written = store.kv().commit(Batch::new().set(&space, "new", "x").delete(&space, "7")).await;
+                    eprintln!("{at}: {} {} {}", listed.is_ok(), read.is_ok(), written.is_ok());
+                });
+                used.await.unwrap();
+            }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
                 refusals += 1;
@@ -717,17 +732,31 @@ async fn no_acknowledged_write_is_lost_by_a_kill() {
         }
         writer.kill().unwrap();
         // What it said before it died counts as well.
-        lines.for_each(|line| drop(note(line)));
+        for line in lines {
+            note(line);
+        }
         writer.wait().unwrap();
         assert!(acknowledged > before, "it wrote nothing");
 
         let store = Store::embedded(&file).unwrap();
         let keys: Vec<bytes::Bytes> = ["n", "n0", "n1", "n2", "n3"].map(Into::into).to_vec();
-        let found = store.kv().get(&space, &keys).await.unwrap();
+        let found = store.kv().get_many(&space, &keys, 1_000).await.unwrap();
         let numbers = found.iter().map(|entry| entry.as_ref().map_or("0", |e| std::str::from_utf8(&e.value).unwrap()));
         let numbers: Vec<i64> = numbers.map(|number| number.parse().unwrap()).collect();
         assert!(numbers[0] >= acknowledged, "{} of {acknowledged} acknowledged writes are there", numbers[0]);
         assert_eq!(numbers[0], numbers[1..].iter().sum::<i64>(), "half of a batch");
         before = numbers[0];
+    }
+}
+
+/// The guests' world and the host's are of the same interfaces.
+#[test]
+fn guests_and_host_have_the_same_wit() {
+    for draft in ["keyvalue-0.2.0-draft", "keyvalue-0.2.0-draft2"] {
+        let [host, guests] = ["wit/deps", "guests/wit/keyvalue/deps"].map(|deps| {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+            std::fs::read_to_string(root.join(deps).join(draft).join("keyvalue.wit")).unwrap()
+        });
+        assert_eq!(host, guests, "{draft}");
     }
 }
