@@ -4,6 +4,9 @@
 //! share the wait for the disk; each batch is judged by itself, and one that is refused leaves nothing behind. Reads
 //! see the last commit, on the runtime's blocking threads.
 //!
+//! A file is checked as a whole when it is opened. redb trusts what it reads later: a damaged page makes it panic, and
+//! a panic in the middle of a write can end the process.
+//!
 //! After an I/O error redb refuses everything until the file is opened anew, and so does this store.
 
 use super::{Batch, Committed, Durability, Entry, Kv, Refused, Size, Space, Store, Version, within};
@@ -49,6 +52,8 @@ impl Store {
     /// State in that file, which is made where there is none. A commit is on the disk when it is acknowledged. One
     /// process at a time may have the file open, and in it one store, which hosts may share.
     ///
+    /// Opening reads and checks the whole file, on this thread: about a second for half a gigabyte.
+    ///
     /// # Errors
     /// [`ErrorKind::Store`] for a file that is open already, that is damaged, that is something else than such a store,
     /// or that the operating system refuses.
@@ -85,8 +90,10 @@ impl Embedded {
             Error::new(ErrorKind::Store, text).because(error)
         };
         let new = !path.exists();
-        // A damaged file can bring redb to panic.
-        let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE).create(path));
+        let opened = catch_unwind(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE).set_check_integrity_on_open(true).create(path)
+        });
         let damaged = "the file is damaged; restore it from a copy";
         let db = opened.map_err(|_| fail(damaged, None))?.map_err(|error| {
             let text = error.to_string();

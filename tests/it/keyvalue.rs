@@ -618,31 +618,25 @@ async fn a_file_that_is_no_store_is_refused() {
     drop(newer);
     assert!(opening(&file).contains("a newer isopod"), "{}", opening(&file));
 
-    // Damage anywhere in the file: an error at once, or errors of reads and writes, and never the end of the process.
+    // Damage anywhere in the file is found, or was of a page that nobody reads.
     let file = folder.file("state");
     let store = Store::embedded(&file).unwrap();
-    let batch = (0..200).fold(Batch::new(), |batch, n| batch.set(&space, n.to_string(), vec![b'v'; 500]));
+    let keys: Vec<bytes::Bytes> = (0..200).map(|n| n.to_string().into()).collect();
+    let batch = keys.iter().fold(Batch::new(), |batch, key| batch.set(&space, key.clone(), vec![b'v'; 500]));
     store.kv().commit(batch).await.unwrap();
     drop(store);
     let whole = std::fs::read(&file).unwrap();
-    assert!(whole.len() > 100_000);
     let mut refusals = 0;
-    for at in (0..whole.len()).step_by(whole.len() / 16) {
+    for at in (0..whole.len()).step_by(4_096) {
         let damaged = folder.file("damaged");
         let mut bytes = whole.clone();
-        let end = bytes.len().min(at + 4_096);
-        bytes[at..end].fill(0xa5);
+        bytes[at..at + 64].fill([0xa5, 0, 2][at / 4_096 % 3]);
         std::fs::write(&damaged, &bytes).unwrap();
         match Store::embedded(&damaged) {
             Ok(store) => {
-                let used = tokio::time::timeout(ms(10_000), async {
-                    let listed = store.kv().list(&space, b"", None, 1_000).await;
-                    let keys: Vec<bytes::Bytes> = (0..200).map(|n| n.to_string().into()).collect();
-                    let read = store.kv().get_many(&space, &keys, usize::MAX).await;
-                    let written = store.kv().commit(Batch::new().set(&space, "new", "x").delete(&space, "7")).await;
-                    eprintln!("{at}: {} {} {}", listed.is_ok(), read.is_ok(), written.is_ok());
-                });
-                used.await.unwrap();
+                let read = store.kv().get_many(&space, &keys, usize::MAX).await.unwrap();
+                assert!(read.iter().all(|entry| entry.as_ref().is_some_and(|e| e.value == vec![b'v'; 500])), "{at}");
+                store.kv().commit(Batch::new().delete(&space, "7")).await.unwrap();
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
@@ -650,7 +644,7 @@ async fn a_file_that_is_no_store_is_refused() {
             }
         }
     }
-    assert!(refusals > 0);
+    assert!(refusals > 20, "{refusals} of {} pages", whole.len() / 4_096);
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     assert!(opening(&file).contains("cannot be opened"), "cut in half");
 }
