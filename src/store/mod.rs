@@ -140,7 +140,8 @@ pub struct Entry {
     pub version: Version,
 }
 
-/// Which write an entry comes from. Every commit of a store has a higher one than those before.
+/// Which write an entry comes from. No two commits of a store have the same, and one that begins after another was
+/// acknowledged has a higher one.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Version(pub u64);
 

@@ -122,6 +122,51 @@ async fn guests_of_both_drafts_read_and_write() {
     }
 }
 
+/// Engines come in four flavours: components of WASI 0.3 have one of their own, and so has fuel.
+#[tokio::test]
+async fn engines_of_every_flavour_have_buckets() {
+    for (newer, fuel) in [(false, false), (false, true), (true, false), (true, true)] {
+        let import = if newer { r#"(import "wasi:clocks/types@0.3.0" (instance))"# } else { "" };
+        let wat = format!(
+            r#"(component {import}
+                (import "wasi:keyvalue/store@0.2.0-draft2" (instance $store
+                    (export "bucket" (type $bucket (sub resource)))
+                    (type $e (variant (case "no-such-store") (case "access-denied") (case "other" string)))
+                    (export "error" (type $error (eq $e)))
+                    (export "open" (func (param "identifier" string) (result (result (own $bucket) (error $error)))))
+                    (export "[method]bucket.exists"
+                        (func (param "self" (borrow $bucket)) (param "key" string) (result (result bool (error $error)))))))
+                (core module $libc (memory (export "m") 1) (data (i32.const 0) "state")
+                    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+                (core instance $libc (instantiate $libc))
+                (alias core export $libc "m" (core memory $mem))
+                (alias core export $libc "realloc" (core func $realloc))
+                (core func $open (canon lower (func $store "open") (memory $mem) (realloc $realloc)))
+                (core func $exists
+                    (canon lower (func $store "[method]bucket.exists") (memory $mem) (realloc $realloc)))
+                (core module $m
+                    (import "libc" "m" (memory 1))
+                    (import "w" "open" (func $open (param i32 i32 i32)))
+                    (import "w" "exists" (func $exists (param i32 i32 i32 i32)))
+                    (func (export "run") (result i32)
+                        (call $open (i32.const 0) (i32.const 5) (i32.const 16))
+                        (if (i32.load8_u (i32.const 16)) (then (return (i32.const 9))))
+                        (call $exists (i32.load (i32.const 20)) (i32.const 0) (i32.const 5) (i32.const 32))
+                        (i32.load8_u (i32.const 36))))
+                (core instance $w (export "open" (func $open)) (export "exists" (func $exists)))
+                (core instance $i (instantiate $m (with "libc" (instance $libc)) (with "w" (instance $w))))
+                (func (export "run") (result u32) (canon lift (core func $i "run"))))"#
+        );
+        let folder = Folder::new();
+        let store = Store::embedded(folder.file("state")).unwrap();
+        store.kv().commit(Batch::new().set(&Space::new(None, "state"), "state", "")).await.unwrap();
+        let host = Host::builder().store(store).build().unwrap();
+        let limits = if fuel { Limits::default().fuel(1_000_000) } else { Limits::default() };
+        let function = host.function("f").component_wat(wat).grant(state()).limits(limits).load().await.unwrap();
+        assert_eq!(function.call::<u32>("run", ()).await.unwrap().value, 1, "newer {newer}, fuel {fuel}");
+    }
+}
+
 /// The older draft has no negative numbers.
 #[tokio::test]
 async fn numbers_may_be_negative_where_the_draft_has_them() {
