@@ -54,7 +54,7 @@ pub trait CallOptions: Sized {
     fn with_options(&self, options: Options) -> Self;
 
     /// A handle whose calls are for that tenant. It stands in the receipt and in the [`Context`](crate::Context) of host
-    /// functions, and outgoing connections are kept for each tenant apart.
+    /// functions, and outgoing connections and buckets are kept for each tenant apart.
     fn tenant(&self, tenant: impl Into<Arc<str>>) -> Self {
         self.with_options(Options { tenant: Some(tenant.into()), ..self.options().clone() })
     }

@@ -71,6 +71,9 @@ pub enum ErrorKind {
     Cancelled,
     /// The guest ended itself by `exit` in a call that expects a value, or gave no http response, or not all of it.
     Exited,
+    /// The store failed, or could not be opened: its file is open elsewhere, damaged, or not one of ours. A guest is told
+    /// as an error of its import, and the call goes on.
+    Store,
     /// A host function panicked, or other code of the embedder's that ran in the call.
     HostPanic,
     /// A bug in isopod or below it. Please report it.

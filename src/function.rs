@@ -512,6 +512,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 limits: &limits,
                 clock: &host.clock,
                 wires: &host.wires,
+                store: &host.store,
                 audit: &host.audit,
                 secrets: &host.secrets,
                 sink: host.sink.as_ref(),

@@ -9,6 +9,7 @@ use crate::engine::{Engines, Flavour};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionBuilder, Registry};
 use crate::log::LogSink;
+use crate::store::Store;
 use crate::usage::Meter;
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(crate) struct Inner {
     pub seats: Semaphore,
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
+    pub store: Store,
     pub audit: Arc<Audit>,
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
@@ -56,6 +58,7 @@ impl Host {
             roots: Vec::new(),
             secrets: Vec::new(),
             sink: None,
+            store: None,
         }
     }
 
@@ -90,6 +93,7 @@ pub struct HostBuilder {
     roots: Vec<Vec<u8>>,
     secrets: Vec<Secret>,
     sink: Option<Arc<dyn LogSink>>,
+    store: Option<Store>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -141,6 +145,12 @@ impl HostBuilder {
         self
     }
 
+    /// Where guests' state is kept. Default: [`Store::memory`], which is gone with the process.
+    pub fn store(mut self, store: Store) -> HostBuilder {
+        self.store = Some(store);
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
@@ -178,6 +188,7 @@ impl HostBuilder {
             seats,
             meter: self.meter,
             wires,
+            store: self.store.unwrap_or_else(Store::memory),
             audit: Arc::default(),
             secrets: self.secrets,
             sink: self.sink,

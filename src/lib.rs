@@ -23,18 +23,22 @@ mod resource;
 mod blocking;
 mod clock;
 mod context;
+mod future;
 
 mod capability;
+pub mod store;
 mod engine;
 mod bindings;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 #[cfg(feature = "unstable")]
 pub mod unstable;
 
 pub use self::http::Body;
 pub use blocking::block_on;
 pub use call::{CallOptions, Options};
-pub use capability::http::{BoxFuture, Http, Network, Stream};
-pub use capability::{Args, Clocks, Config, Env, Functions, Grant, Log, Random, Stdin};
+pub use capability::http::{Http, Network, Stream};
+pub use capability::{Args, Clocks, Config, Env, Functions, Grant, KeyValue, Log, Random, Stdin};
 pub use capability::{Needs, Policy, Secret, SecretSource, SecretValue, Secrets};
 pub use command::Command;
 pub use context::Context;
@@ -44,12 +48,14 @@ pub use engine::value::Handle;
 pub use error::{Error, ErrorKind, Limit, Result};
 pub use event::{Event, Handled, Unhandled};
 pub use function::{Function, FunctionBuilder, Kind};
+pub use future::BoxFuture;
 pub use host::{Host, HostBuilder};
 #[doc = include_str!("guide/world.md")]
 pub use isopod_macros::world;
 pub use limits::{KIB, Limits, LoadLimits, MIB, Trust, UNLIMITED, ms};
 pub use log::{Level, LogLine, LogRecord, LogSink, LogSource};
 pub use resource::{Resource, Resources};
+pub use store::Store;
 pub use usage::{Meter, Output, Receipt, Reply, Usage};
 
 /// What the code that `world!` generates is built on. Not for use by hand, and no semver promise.

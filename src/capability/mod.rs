@@ -15,6 +15,7 @@ pub(crate) mod functions;
 pub(crate) mod http;
 pub(crate) mod logging;
 pub(crate) mod policy;
+pub(crate) mod keyvalue;
 pub(crate) mod random;
 pub(crate) mod secrets;
 
@@ -23,6 +24,7 @@ pub use clocks::Clocks;
 pub use config::Config;
 pub use functions::Functions;
 use http::Http;
+pub use keyvalue::KeyValue;
 pub use logging::Log;
 pub use policy::{Needs, Policy};
 pub use random::Random;
@@ -33,8 +35,10 @@ use crate::denial::{Audit, Denials};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Resolved;
 use crate::log::LogSink;
+use crate::store::Store;
 use functions::{Callable, Caller, Tree};
 use http::{Egress, Outgoing, Wires};
+use keyvalue::Buckets;
 use logging::{Capture, Logger};
 use policy::Missing;
 use secrets::{Keyring, Uses};
@@ -45,7 +49,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Functions`].
+/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`KeyValue`], [`Functions`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
 /// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
@@ -80,6 +84,7 @@ pub(crate) enum Kind {
     Secrets(Secrets),
     Config(Config),
     Functions(Functions),
+    KeyValue(KeyValue),
 }
 
 impl Kind {
@@ -93,7 +98,10 @@ impl Kind {
 
     /// Whether several of these are several permissions.
     fn adds_up(&self) -> bool {
-        matches!(self, Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_))
+        matches!(
+            self,
+            Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_) | Kind::KeyValue(_)
+        )
     }
 
     /// How the grant is called in messages, and the interfaces without which it has no effect.
@@ -109,6 +117,7 @@ impl Kind {
             Kind::Secrets(_) => ("Secrets", &[secrets::INTERFACE]),
             Kind::Config(_) => ("Config", &[config::INTERFACE]),
             Kind::Functions(_) => ("Functions", &[]),
+            Kind::KeyValue(_) => ("KeyValue", &["wasi:keyvalue/"]),
         }
     }
 }
@@ -118,7 +127,7 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions);
+grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions, KeyValue);
 
 /// A function's grants in the form its calls use.
 pub(crate) struct Bound {
@@ -139,6 +148,7 @@ pub(crate) struct Bound {
     pub max_depth: u32,
     pub max_calls: u32,
     logger: Arc<Logger>,
+    pub buckets: Option<Arc<Buckets>>,
     audit: Arc<Audit>,
     /// What the component says that it needs, and was not granted.
     pub missing: Vec<Missing>,
@@ -153,6 +163,7 @@ pub(crate) struct Binding<'a> {
     pub limits: &'a Resolved,
     pub clock: &'a Clock,
     pub wires: &'a Wires,
+    pub store: &'a Store,
     pub audit: &'a Arc<Audit>,
     pub secrets: &'a [Secret],
     pub sink: Option<&'a Arc<dyn LogSink>>,
@@ -186,6 +197,7 @@ impl Bound {
             max_depth: to.limits.depth,
             max_calls: to.limits.calls,
             logger: Arc::new(to.logger(Log::default())),
+            buckets: None,
             audit: Arc::clone(to.audit),
             missing: Vec::new(),
             dropped: Vec::new(),
@@ -193,6 +205,7 @@ impl Bound {
         let mut once: Vec<&str> = Vec::new();
         let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
         let mut keyring = Keyring::default();
+        let mut buckets = Vec::new();
         for Grant(kind) in &grants {
             let (name, interfaces) = kind.serves();
             if !to.imports.iter().any(|import| kind.is_for(import)) {
@@ -239,6 +252,7 @@ impl Bound {
                 Kind::Secrets(Secrets { secret, reveal }) => {
                     keyring.add(&secret, to.secrets, Uses { compare: true, reveal, ..Uses::default() })?;
                 }
+                Kind::KeyValue(bucket) => buckets.push(bucket),
             }
         }
         if !origins.is_empty() {
@@ -259,6 +273,9 @@ impl Bound {
             keyring.check()?;
             bound.keyring = Some(Arc::new(keyring));
         }
+        if !buckets.is_empty() {
+            bound.buckets = Some(Arc::new(Buckets::bind(buckets, to.store)?));
+        }
         Ok(bound)
     }
 
@@ -268,6 +285,7 @@ impl Bound {
             || (self.has_named_secrets() && import == secrets::INTERFACE)
             || (self.has_config && import == config::INTERFACE)
             || (self.calls_by_name() && import == functions::INTERFACE)
+            || (self.buckets.is_some() && keyvalue::is_provided(import))
     }
 
     /// Links what the grants bring.
@@ -283,6 +301,9 @@ impl Bound {
         }
         if self.calls_by_name() {
             functions::link(linker)?;
+        }
+        if self.buckets.is_some() {
+            keyvalue::link(linker)?;
         }
         Ok(())
     }
@@ -327,8 +348,9 @@ impl Bound {
         http.set_field_size_limit(http::MAX_FIELDS);
         let (tenant, denials) = (call.tenant.cloned(), call.denials);
         let outgoing = Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone());
+        let keyvalue = keyvalue::Access::new(self.buckets.clone(), tenant.clone(), denials.clone());
         let bound = Arc::clone(self);
-        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, capture, denials }
+        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, keyvalue, capture, denials }
     }
 }
 
@@ -350,6 +372,7 @@ pub(crate) struct View {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    keyvalue: keyvalue::Access,
     pub capture: Capture,
     denials: Denials,
 }
@@ -361,6 +384,10 @@ impl View {
 
     pub(crate) fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+
+    pub(crate) fn keyvalue(&mut self) -> keyvalue::Host<'_> {
+        keyvalue::Host { access: &mut self.keyvalue, table: &mut self.table }
     }
 }
 
@@ -496,6 +523,13 @@ pub(crate) fn how_to_grant(import: &str) -> String {
     if import.starts_with("isopod:secrets/") {
         return "`.grant(Secrets::of(Secret::env(\"..\")))` with the secret that it may use".into();
     }
+    if keyvalue::is_provided(import) {
+        return "`.grant(KeyValue::bucket(\"..\"))` with the name of the bucket that it may open".into();
+    }
+    if import.starts_with("wasi:keyvalue/") {
+        return "rebuild the component for the store, atomics and batch of wasi:keyvalue 0.2.0-draft2, or 0.2.0-draft"
+            .into();
+    }
     if import.starts_with("wasi:sockets/") {
         return "nothing can, as isopod has no grant for sockets".into();
     }
@@ -550,12 +584,14 @@ mod tests {
         let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
         let (audit, limits) = (Arc::default(), crate::Limits::default().resolve().unwrap());
         let caller: Arc<dyn Caller> = Arc::new(Nobody);
+        let store = Store::memory();
         let to = || Binding {
             function: &function,
             imports: &imports,
             limits: &limits,
             clock: &clock,
             wires: &wires,
+            store: &store,
             audit: &audit,
             secrets: &[],
             sink: None,

@@ -204,7 +204,7 @@ impl Needs {
                 http.keep_placeholders(|name| named(&self.secrets, name));
                 true
             }
-            Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) => true,
+            Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) | Kind::KeyValue(_) => true,
         };
         let mut grants = grants;
         let dropped = grants.extract_if(.., |kind| !needed(kind)).collect();

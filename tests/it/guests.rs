@@ -149,7 +149,9 @@ fn the_manifest_matches_sources_and_components() {
     let mut built: Vec<_> =
         std::fs::read_dir(root.join("built")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     built.sort();
-    assert_eq!(built, guests.keys().map(|name| format!("{name}.wasm")).collect::<Vec<_>>());
+    let mut named: Vec<_> = guests.keys().map(|name| format!("{name}.wasm")).collect();
+    named.sort();
+    assert_eq!(built, named);
 }
 
 #[tokio::test]

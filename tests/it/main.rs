@@ -10,6 +10,8 @@ mod functions;
 mod grants;
 mod guests;
 mod imports;
+#[cfg(all(feature = "embedded", feature = "testkit"))]
+mod keyvalue;
 mod limits;
 mod logging;
 mod policy;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text"],
-    &["bindings"],
+    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future"],
+    &["store", "bindings"],
     &["capability"],
     &["engine", "context"],
     &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
+    &["testkit"],
 ];
 /// Decisions apart from I/O.
 const PURE: &[&str] = &[
@@ -21,6 +22,7 @@ const PURE: &[&str] = &[
     "capability/policy.rs",
     "capability/secrets/scrub.rs",
     "engine/schema.rs",
+    "store/batch.rs",
     "limits.rs",
     "denial.rs",
     "error.rs",

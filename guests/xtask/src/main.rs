@@ -48,6 +48,8 @@ const GUESTS: &[Guest] = &[
     guest("http-hello-p2", Kind::Rust, "wit/http-p2"),
     guest("http-hello-p3", Kind::Rust, "wit/http-p3"),
     guest("json-transform", Kind::Rust, "wit/json-transform.wit"),
+    guest("keyvalue", Kind::Rust, "wit/keyvalue"),
+    guest("keyvalue-draft", Kind::Rust, "wit/keyvalue"),
     guest("secret-scan", Kind::Rust, "wit/plugin.wit"),
     guest("secrets", Kind::Rust, "wit/secrets"),
     guest("shapes", Kind::Rust, "wit/shapes.wit"),

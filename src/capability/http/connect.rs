@@ -2,6 +2,7 @@
 
 use super::egress::{self, Rule};
 use crate::error::{Error, ErrorKind, Result};
+use crate::future::BoxFuture;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -27,9 +28,6 @@ use wasmtime_wasi_http::WasiBody;
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
-
-/// A future in a box.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// How a host reaches other machines: names to addresses, and addresses to connections. The default asks the operating
 /// system for both. Replace it to use another resolver, or a proxy.

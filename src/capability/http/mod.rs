@@ -9,7 +9,7 @@ mod inject;
 mod send;
 pub(super) mod types;
 
-pub use connect::{BoxFuture, Network, Stream};
+pub use connect::{Network, Stream};
 pub(crate) use send::Outgoing;
 
 use super::policy::{Missing, quoted};

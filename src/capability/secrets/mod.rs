@@ -8,13 +8,13 @@
 
 pub(super) mod scrub;
 
-use super::http::BoxFuture;
 use super::policy::quoted;
 use super::{Reach, View};
 use crate::bindings::capabilities::SecretHandle;
 use crate::bindings::capabilities::isopod::secrets::secrets as wit;
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
+use crate::future::BoxFuture;
 use crate::text::sanitise;
 use parking_lot::Mutex;
 use scrub::Scrubber;
