@@ -500,6 +500,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 limits: &limits,
                 clock: &host.clock,
                 wires: &host.wires,
+                scratches: &host.scratches,
                 audit: &host.audit,
                 secrets: &host.secrets,
                 sink: host.sink.as_ref(),

@@ -1,6 +1,7 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
 use crate::capability::Secret;
+use crate::capability::files::scratch::Scratches;
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
@@ -11,6 +12,7 @@ use crate::function::{FunctionBuilder, Registry};
 use crate::log::LogSink;
 use crate::usage::Meter;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -31,6 +33,7 @@ pub(crate) struct Inner {
     pub seats: Semaphore,
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
+    pub scratches: Scratches,
     pub audit: Arc<Audit>,
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
@@ -56,6 +59,7 @@ impl Host {
             roots: Vec::new(),
             secrets: Vec::new(),
             sink: None,
+            scratch: None,
         }
     }
 
@@ -90,6 +94,7 @@ pub struct HostBuilder {
     roots: Vec<Vec<u8>>,
     secrets: Vec<Secret>,
     sink: Option<Arc<dyn LogSink>>,
+    scratch: Option<PathBuf>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -141,6 +146,15 @@ impl HostBuilder {
         self
     }
 
+    /// Where the directories of [`Scratch`](crate::Scratch) are. Default: `isopod-` and the number of the user, in the
+    /// directory for temporary files. It is made, for this user alone, when a function with that grant is first loaded, and
+    /// what hosts of dead processes left in it is removed then. Loading fails as [`ErrorKind::Misuse`] if it cannot be
+    /// made, is a symlink, belongs to another user, or can be written by others.
+    pub fn scratch_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.scratch = Some(path.into());
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
@@ -178,6 +192,7 @@ impl HostBuilder {
             seats,
             meter: self.meter,
             wires,
+            scratches: Scratches::at(self.scratch),
             audit: Arc::default(),
             secrets: self.secrets,
             sink: self.sink,

@@ -34,7 +34,7 @@ pub use self::http::Body;
 pub use blocking::block_on;
 pub use call::{CallOptions, Options};
 pub use capability::http::{BoxFuture, Http, Network, Stream};
-pub use capability::{Args, Clocks, Config, Env, Functions, Grant, Log, Random, Stdin};
+pub use capability::{Args, Clocks, Config, Dir, Env, Functions, Grant, Log, Random, Scratch, Stdin};
 pub use capability::{Needs, Policy, Secret, SecretSource, SecretValue, Secrets};
 pub use command::Command;
 pub use context::Context;

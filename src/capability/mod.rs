@@ -12,6 +12,7 @@ pub(crate) mod cli;
 pub(crate) mod clocks;
 pub(crate) mod config;
 pub(crate) mod functions;
+pub(crate) mod files;
 pub(crate) mod http;
 pub(crate) mod logging;
 pub(crate) mod policy;
@@ -22,6 +23,7 @@ pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
 pub use config::Config;
 pub use functions::Functions;
+pub use files::{Dir, Scratch};
 use http::Http;
 pub use logging::Log;
 pub use policy::{Needs, Policy};
@@ -45,7 +47,8 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Functions`].
+/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Functions`], [`Dir`],
+/// [`Scratch`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
 /// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
@@ -80,12 +83,14 @@ pub(crate) enum Kind {
     Secrets(Secrets),
     Config(Config),
     Functions(Functions),
+    Dir(Dir),
+    Scratch(Scratch),
 }
 
 impl Kind {
     /// Whether several of these are several permissions.
     fn adds_up(&self) -> bool {
-        matches!(self, Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_))
+        matches!(self, Kind::Dir(_) | Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_))
     }
 
     /// How the grant is called in messages, and the interfaces without which it has no effect.
@@ -101,6 +106,8 @@ impl Kind {
             Kind::Secrets(_) => ("Secrets", &[secrets::INTERFACE]),
             Kind::Config(_) => ("Config", &[config::INTERFACE]),
             Kind::Functions(_) => ("Functions", &[functions::INTERFACE]),
+            Kind::Dir(_) => ("Dir", &["wasi:filesystem/preopens@"]),
+            Kind::Scratch(_) => ("Scratch", &["wasi:filesystem/preopens@"]),
         }
     }
 }
@@ -110,7 +117,7 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions);
+grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions, Dir, Scratch);
 
 /// A function's grants in the form its calls use.
 pub(crate) struct Bound {
@@ -131,6 +138,7 @@ pub(crate) struct Bound {
     pub max_depth: u32,
     pub max_calls: u32,
     logger: Arc<Logger>,
+    files: Option<files::Granted>,
     audit: Arc<Audit>,
     /// What the component says that it needs, and was not granted.
     pub missing: Vec<Missing>,
@@ -143,6 +151,7 @@ pub(crate) struct Binding<'a> {
     pub limits: &'a Resolved,
     pub clock: &'a Clock,
     pub wires: &'a Wires,
+    pub scratches: &'a files::scratch::Scratches,
     pub audit: &'a Arc<Audit>,
     pub secrets: &'a [Secret],
     pub sink: Option<&'a Arc<dyn LogSink>>,
@@ -176,10 +185,12 @@ impl Bound {
             max_depth: to.limits.depth,
             max_calls: to.limits.calls,
             logger: Arc::new(to.logger(Log::default())),
+            files: None,
             audit: Arc::clone(to.audit),
             missing: Vec::new(),
         };
         let mut once: Vec<&str> = Vec::new();
+        let (mut dirs, mut scratch) = (Vec::new(), None);
         let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
         let mut keyring = Keyring::default();
         for Grant(kind) in &grants {
@@ -219,6 +230,8 @@ impl Bound {
                 Kind::Config(setting) => settings.push(setting),
                 Kind::Functions(grant) => callable.push(grant),
                 Kind::Secrets(Secrets { secret, reveal }) => drop(keyring.add(&secret, to.secrets, true, reveal)?),
+                Kind::Dir(dir) => dirs.push(dir),
+                Kind::Scratch(given) => scratch = Some(given),
             }
         }
         if !origins.is_empty() {
@@ -238,6 +251,9 @@ impl Bound {
         if !keyring.is_empty() {
             keyring.check()?;
             bound.keyring = Some(Arc::new(keyring));
+        }
+        if !dirs.is_empty() || scratch.is_some() {
+            bound.files = Some(files::Granted::bind(&dirs, scratch.as_ref(), to.scratches)?);
         }
         Ok(bound)
     }
@@ -290,8 +306,9 @@ impl Bound {
         http.set_field_size_limit(http::MAX_FIELDS);
         let (tenant, denials) = (call.tenant.cloned(), call.denials);
         let outgoing = Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone());
+        let files = self.files.as_ref().map(|granted| granted.view(denials.clone())).unwrap_or_default();
         let bound = Arc::clone(self);
-        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, capture, denials }
+        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, files, capture, denials }
     }
 }
 
@@ -309,7 +326,9 @@ pub(crate) struct Call<'a> {
 pub(crate) struct View {
     bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
+    // Before the files: what is open in them is closed before they go.
     pub table: ResourceTable,
+    files: files::Files,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
@@ -320,6 +339,10 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+
+    fn files(&mut self) -> files::Access<'_> {
+        files::Access::new(&mut self.files, &mut self.table)
     }
 
     pub(crate) fn http(&mut self) -> WasiHttpCtxView<'_> {
@@ -343,7 +366,7 @@ pub(crate) fn link<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasm
     random::link(linker, asynchronous)?;
     cli::link(linker, asynchronous)?;
     logging::link(linker)?;
-    link_filesystem(linker, asynchronous)?;
+    files::link(linker, asynchronous)?;
     http::types::link(linker, asynchronous)
 }
 
@@ -357,18 +380,6 @@ fn link_io<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
     io::poll::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
     io::streams::add_to_linker::<T, Table>(linker, |t| t.ctx().table)
-}
-
-/// A filesystem in which nothing is open.
-fn link_filesystem<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
-    use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
-    use wasmtime_wasi::p2::bindings::filesystem;
-    filesystem::types::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
-    filesystem::preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
-    if asynchronous {
-        wasmtime_wasi::p3::filesystem::add_to_linker(linker)?;
-    }
-    Ok(())
 }
 
 /// The standard interfaces that are not granted yet: for their resource types, which other interfaces share. Whoever links
@@ -510,12 +521,14 @@ mod tests {
         let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
         let (audit, limits) = (Arc::default(), crate::Limits::default().resolve().unwrap());
         let caller: Arc<dyn Caller> = Arc::new(Nobody);
+        let scratches = files::scratch::Scratches::default();
         let to = || Binding {
             function: &function,
             imports: &imports,
             limits: &limits,
             clock: &clock,
             wires: &wires,
+            scratches: &scratches,
             audit: &audit,
             secrets: &[],
             sink: None,
