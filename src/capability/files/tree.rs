@@ -559,6 +559,7 @@ impl Node {
             return Err(Fail::Denied(Rule::Target, path.to_owned()));
         }
         let aim = check(target)?;
+        no_slash(path)?;
         self.make(path, target.len() as u64, |dir, path| dir.symlink(aim, path))
     }
 
@@ -582,7 +583,9 @@ impl Node {
     }
 
     pub(super) fn remove_dir(&self, path: &str) -> Outcome<()> {
-        self.remove(path, |dir, path| dir.remove_dir(path))
+        // cap-std takes no slash at the end here.
+        let bare = path.trim_end_matches('/');
+        self.remove(if bare.is_empty() { path } else { bare }, |dir, path| dir.remove_dir(path))
     }
 
     pub(super) fn unlink(&self, path: &str) -> Outcome<()> {
@@ -604,6 +607,9 @@ impl Node {
         let (to_dir, to_path) = (to.dir()?, check(new)?);
         let mut books = self.both_changed(old, to, new)?;
         let moved = from.symlink_metadata(from_path).map_err(|error| failed(error, old))?;
+        if !moved.is_dir() {
+            no_slash(new)?;
+        }
         let replaced = to_dir.symlink_metadata(to_path).ok().map(|meta| inode(&meta));
         from.rename(from_path, to_dir, to_path).map_err(|error| failed(error, old))?;
         // Two names of the same file: nothing happened.
@@ -620,6 +626,7 @@ impl Node {
         if follow {
             return Err(Code::Invalid.into());
         }
+        no_slash(new)?;
         let linked = from.symlink_metadata(from_path).map_err(|error| failed(error, old))?;
         if !linked.is_file() {
             return Err(Code::NotPermitted.into());
@@ -706,6 +713,11 @@ fn check(path: &str) -> Outcome<&Path> {
         _ if path.starts_with('/') => Err(Fail::Denied(Rule::Escape, path.to_owned())),
         _ => Ok(Path::new(path)),
     }
+}
+
+/// A name that ends so is a directory's. cap-std takes it for any.
+fn no_slash(path: &str) -> Outcome<()> {
+    if path.ends_with('/') { Err(Code::NotDirectory.into()) } else { Ok(()) }
 }
 
 fn look(dir: &Dir, path: &Path, follow: bool) -> io::Result<Metadata> {
