@@ -1,9 +1,7 @@
 //! Files: real guests of both WASI generations, real directories. What is refused, how much fits, and what is left.
 
 use crate::support::{alone, built, host, text};
-use isopod::{
-    Args, CallOptions, Command, Dir, ErrorKind, Function, Grant, Host, Kind, Limits, Reply, Result, Scratch, ms,
-};
+use isopod::{CallOptions, Command, Dir, ErrorKind, Function, Grant, Host, Kind, Limits, Reply, Result, Scratch, ms};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -844,8 +842,7 @@ async fn settings_that_cannot_be_kept_are_told_at_load() {
 #[tokio::test]
 async fn a_program_that_knows_nothing_of_this_uses_files() {
     let place = Place::new();
-    let grants = [Scratch::at("/work").into(), Args::new(["files", "/work"]).into()];
-    let function = load(&place.host(), "files-std", grants).await.unwrap();
+    let function = load(&place.host(), "files-std", [Scratch::at("/work").into()]).await.unwrap();
     assert_eq!(function.kind(), Kind::Command);
     let reply = function.command(Command::new()).await.unwrap();
     let [stdout, stderr] = [&reply.output().stdout, &reply.output().stderr].map(|out| String::from_utf8_lossy(out));
@@ -853,6 +850,6 @@ async fn a_program_that_knows_nothing_of_this_uses_files() {
     assert_eq!((reply.value, &*stdout), (0, expected), "{stderr}");
     assert_eq!(place.scratch(), [] as [PathBuf; 0]);
     // Without a grant there is nothing to find.
-    let bare = load(&host(), "files-std", [Args::new(["files", "/work"]).into()]).await.unwrap();
+    let bare = load(&host(), "files-std", []).await.unwrap();
     assert_eq!(bare.command(Command::new()).await.unwrap().value, 1);
 }
