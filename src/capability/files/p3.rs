@@ -507,3 +507,20 @@ impl<D> StreamProducer<D> for Lister {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_and_after_1970_come_back_as_they_were() {
+        for (seconds, nanoseconds) in [(0, 0), (1, 5), (-1, 0), (-1, 999_999_999), (-7, 1), (1 << 33, 7)] {
+            let back = timestamp(system_time(Instant { seconds, nanoseconds }).unwrap()).unwrap();
+            assert_eq!((back.seconds, back.nanoseconds), (seconds, nanoseconds));
+        }
+        for seconds in [i64::MIN, i64::MAX] {
+            // Whatever a clock cannot hold is refused, not a panic.
+            let _ = system_time(Instant { seconds, nanoseconds: u32::MAX }).and_then(timestamp);
+        }
+    }
+}

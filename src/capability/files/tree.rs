@@ -373,7 +373,9 @@ impl Node {
         Arc::clone(&self.desk.opens).try_acquire_owned().map_err(|_| Code::InsufficientMemory.into())
     }
 
-    pub(super) fn open(&self, path: &str, how: How) -> Outcome<Node> {
+    pub(super) fn open(&self, path: &str, mut how: How) -> Outcome<Node> {
+        // What must not be there yet may not be a symlink either.
+        how.follow &= !(how.create && how.exclusive);
         let dir = self.dir()?;
         let checked = check(path)?;
         if how.create || how.truncate || how.write {
@@ -386,11 +388,16 @@ impl Node {
             return Err(Code::Invalid.into());
         }
         let place = self.place()?;
-        match look(dir, checked, how.follow) {
-            Ok(_) if how.create && how.exclusive => Err(Code::Exist.into()),
+        let there = match look(dir, checked, how.follow) {
+            Ok(_) if how.create && how.exclusive => return Err(Code::Exist.into()),
             Ok(meta) => {
                 openable(&meta, path, how)?;
-                let file = options(how, false).open(dir, checked).map_err(|error| failed(error, path))?;
+                options(how, false).open(dir, checked)
+            }
+            Err(error) => Err(error),
+        };
+        match there {
+            Ok(file) => {
                 let books = if self.tree.writable { Some(self.tree.lock()?) } else { None };
                 self.opened(file, path, how, place, books)
             }
