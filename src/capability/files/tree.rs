@@ -402,6 +402,7 @@ impl Node {
                 self.opened(file, path, how, place, books)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && how.create => {
+                no_slash(path).map_err(|_| Code::IsDirectory)?;
                 let books = self.tree.lock()?;
                 books.ledger.room_for_name()?;
                 let file = options(how, true).open(dir, checked).map_err(|error| failed(error, path))?;
@@ -795,4 +796,132 @@ fn append(file: &File, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     if bytes.is_empty() { Ok(()) } else { file.write_all_at(bytes, file.metadata()?.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denial::Denials;
+    use cap_std::ambient_authority;
+    use proptest::prelude::*;
+
+    fn place(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("isopod-tree-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir(&path).unwrap();
+        path
+    }
+
+    fn tree(path: &Path, quota: Quota) -> Arc<Node> {
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).unwrap();
+        let tree = Tree::granted(dir, path.to_owned(), "/d".to_owned(), Some(quota)).unwrap();
+        let (jobs, opens) = (Semaphore::new(1).into(), Semaphore::new(16).into());
+        let denials = Denials::new(Arc::default(), "f".into(), None);
+        Arc::new(Node::root(Arc::new(tree), Arc::new(Desk { jobs, opens, denials })))
+    }
+
+    const QUOTA: Quota = Quota { bytes: 60, entries: 8 };
+    const NAMES: [&str; 6] = ["a", "b", "d", "d/a", "d/b", "d/d"];
+
+    /// One random operation; most fail, which is part of it.
+    fn step(root: &Node, open: &mut Vec<Node>, (what, one, other, size): (u8, usize, usize, u64)) {
+        let (one_name, other_name) = (NAMES[one % NAMES.len()], NAMES[other % NAMES.len()]);
+        let how = How { follow: other % 2 == 0, write: true, ..How::default() };
+        let kept = open.get(one % open.len().max(1));
+        let _ = match what % 14 {
+            0 | 1 => root.open(one_name, How { create: true, ..how }).map(|node| open.push(node)),
+            2 => root.open(one_name, How { create: true, truncate: true, ..how }).map(|node| open.push(node)),
+            3 => root.open(one_name, How { create: true, exclusive: true, ..how }).map(drop),
+            4 => root.create_dir(one_name),
+            5 => root.remove_dir(one_name),
+            6 => root.unlink(one_name),
+            7 => root.rename(one_name, root, other_name),
+            8 => root.link(one_name, false, root, other_name),
+            9 => root.symlink("a", one_name),
+            10 | 11 => kept.map_or(Ok(()), |node| node.write(&vec![0; size as usize], Some(size / 2))),
+            12 => kept.map_or(Ok(()), |node| node.set_size(size)),
+            _ => {
+                if !open.is_empty() {
+                    open.remove(one % open.len());
+                }
+                Ok(())
+            }
+        };
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        /// After each operation the books have what is on the disk, and what is open besides; and that is within the quota.
+        #[test]
+        fn the_books_are_what_there_is(steps in prop::collection::vec((any::<u8>(), 0..16_usize, 0..16_usize, 0..50_u64), 1..80)) {
+            let path = place("books");
+            let root = tree(&path, QUOTA);
+            let mut open = Vec::new();
+            for (at, next) in steps.iter().enumerate() {
+                step(&root, &mut open, *next);
+                let held = root.tree.lock().map_err(|_| ()).unwrap().ledger.held();
+                let mut found = Ledger::new(Quota { bytes: u64::MAX, entries: u64::MAX });
+                measure(root.tree.root().map_err(|_| ()).unwrap(), &mut found).unwrap();
+                for node in &open {
+                    let Ok((file, inode)) = node.file() else { continue };
+                    found.seen(inode, file.metadata().unwrap().len(), MetadataExt::nlink(&file.metadata().unwrap()));
+                }
+                prop_assert_eq!(held, found.held(), "after step {} of {:?}", at, steps);
+                prop_assert!(held.bytes <= QUOTA.bytes && held.entries <= QUOTA.entries);
+            }
+            open.clear();
+            drop(root);
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+
+    /// Somebody else swaps a file for a FIFO, over and over: an open never waits, and never gives the FIFO.
+    #[test]
+    fn a_file_that_becomes_a_fifo_is_not_waited_for() {
+        let path = place("swap");
+        std::fs::write(path.join("regular"), "x").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(path.join("fifo")).status().unwrap().success());
+        let root = tree(&path, QUOTA);
+        use std::sync::atomic::{AtomicBool, Ordering};
+        /// Ends the swapping, if only by a panic.
+        struct End<'a>(&'a AtomicBool);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let over = AtomicBool::new(false);
+        let (mut opened, mut refused) = (0, 0);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let [regular, fifo, name, new] = ["regular", "fifo", "name", "new"].map(|name| path.join(name));
+                while !over.load(Ordering::Relaxed) {
+                    for from in [&regular, &fifo] {
+                        std::fs::hard_link(from, &new).unwrap();
+                        std::fs::rename(&new, &name).unwrap();
+                        // Where both are the same file, renaming does nothing.
+                        let _ = std::fs::remove_file(&new);
+                    }
+                }
+            });
+            let _end = End(&over);
+            for round in 0_u64.. {
+                if round > 5_000 && opened > 100 && refused > 100 {
+                    break;
+                }
+                let write = round % 2 == 0;
+                match root.open("name", How { follow: true, read: !write, write, ..How::default() }) {
+                    Ok(node) => {
+                        assert!(node.file().unwrap().0.metadata().unwrap().is_file());
+                        opened += 1;
+                    }
+                    Err(Fail::Denied(Rule::Special, _)) => refused += 1,
+                    Err(Fail::Code(Code::NoEntry)) => {}
+                    Err(fail) => panic!("{fail:?}"),
+                }
+            }
+        });
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }
