@@ -146,10 +146,10 @@ impl HostBuilder {
         self
     }
 
-    /// Where the directories of [`Scratch`](crate::Scratch) are. Default: `isopod-` and the number of the user, in the
-    /// directory for temporary files. It is made, for this user alone, when a function with that grant is first loaded, and
-    /// what hosts of dead processes left in it is removed then. Loading fails as [`ErrorKind::Misuse`] if it cannot be
-    /// made, is a symlink, belongs to another user, or can be written by others.
+    /// Where the directories of [`Scratch`](crate::Scratch) are: a place that nobody else cleans up. Default: `isopod-` and
+    /// the number of the user, in the directory for temporary files. It is made, for this user alone, when a function with
+    /// that grant is first loaded, and what hosts of dead processes left in it is removed then. Loading fails as
+    /// [`ErrorKind::Misuse`] if it cannot be made, is a symlink, belongs to another user, or can be written by others.
     pub fn scratch_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.scratch = Some(path.into());
         self

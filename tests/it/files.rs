@@ -459,6 +459,38 @@ async fn a_quota_is_exact() {
     }
 }
 
+/// What a guest of WASI 0.2 does that does not want to block.
+#[tokio::test]
+async fn streams_of_files_can_be_polled() {
+    let place = Place::new();
+    let function = load(&place.host(), "files-p2", [Scratch::at("/t").max_bytes(200_000).into()]).await.unwrap();
+    let table = [
+        ("keep /t a rwcf", "0"),
+        ("poll 0 0", "0"),
+        ("poll 0 1", "1"),
+        ("poll 0 200000", "200000"),
+        ("poll 0 200001", "!insufficient-space"),
+        ("set-size 0 0", "ok"),
+        ("write-and-drop 0 30000", "ok"),
+        ("stat 0", "file 30000"),
+    ];
+    check(&function, &table).await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_text_ends_a_listing() {
+    use std::os::unix::ffi::OsStrExt;
+    for guest in GUESTS {
+        let place = Place::new();
+        let dir = place.dir("d");
+        fs::write(dir.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+        symlink(std::ffi::OsStr::from_bytes(b"\xfe"), dir.join("link")).unwrap();
+        let function = load(&host(), guest, [Dir::read_only(&dir, "/d").into()]).await.unwrap();
+        let table = [("list /d .", "!illegal-byte-sequence"), ("readlink /d link", "!illegal-byte-sequence")];
+        check(&function, &table).await;
+    }
+}
+
 /// However many calls write at once, no more is there than may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_holds_for_all_calls_together() {

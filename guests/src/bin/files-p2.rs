@@ -76,6 +76,39 @@ impl Desk {
                 }
                 to.blocking_flush().map_err(code).map(ok)
             }
+            // Writes without blocking, waiting when it is told to, then reads it all so.
+            ["poll", at, bytes] => {
+                let at = self.at(at);
+                let (to, all) = (at.write_via_stream(0)?, vec![b'y'; number(bytes) as usize]);
+                let mut rest = &all[..];
+                while !rest.is_empty() {
+                    let room = to.check_write().map_err(code)? as usize;
+                    let (now, later) = rest.split_at(room.min(rest.len()));
+                    if now.is_empty() {
+                        to.subscribe().block();
+                        continue;
+                    }
+                    to.write(now).map_err(code)?;
+                    rest = later;
+                }
+                to.flush().map_err(code)?;
+                to.subscribe().block();
+                to.check_write().map_err(code)?;
+                let (from, mut read) = (at.read_via_stream(0)?, 0);
+                loop {
+                    match from.read(1_000_000) {
+                        Ok(chunk) if chunk.is_empty() => from.subscribe().block(),
+                        Ok(chunk) => read += chunk.iter().filter(|byte| **byte == b'y').count(),
+                        Err(StreamError::Closed) => return Ok(read.to_string()),
+                        Err(error) => return Err(code(error)),
+                    }
+                }
+            }
+            // What is written is written, though the stream is dropped at once.
+            ["write-and-drop", at, bytes] => {
+                let to = self.at(at).write_via_stream(0)?;
+                to.write(&vec![b'z'; number(bytes) as usize]).map_err(code).map(ok)
+            }
             ["set-size", at, bytes] => self.at(at).set_size(number(bytes)).map(ok),
             ["advise", at] => self.at(at).advise(0, u64::MAX, Advice::WillNeed).map(ok),
             ["sync", at] => self.at(at).sync().and_then(|()| self.at(at).sync_data()).map(ok),

@@ -113,7 +113,7 @@ impl Ledger {
     /// It is that long now.
     pub(super) fn resized(&mut self, inode: Inode, bytes: u64) {
         if let Some(known) = self.known.get_mut(&inode) {
-            self.held.bytes = (self.held.bytes - known.bytes).saturating_add(bytes);
+            self.held.bytes = self.held.bytes.saturating_sub(known.bytes).saturating_add(bytes);
             known.bytes = bytes;
         }
     }
@@ -135,7 +135,7 @@ impl Ledger {
             && known.names == 0
             && known.opens == 0
         {
-            self.held.bytes -= known.bytes;
+            self.held.bytes = self.held.bytes.saturating_sub(known.bytes);
             self.known.remove(&inode);
         }
     }

@@ -49,7 +49,8 @@ const MAX_CHUNK: usize = 64 * 1024;
 /// removed may still be counted. Over the quota a guest is told `insufficient-space`, and a write that does not fit
 /// writes nothing. Two functions with the same directory have a quota each.
 ///
-/// Writers of one directory wait for each other. Operations that take long hold up to four threads of the runtime's
+/// A call has at most 128 files and directories open at once; more fail as `insufficient-memory`. In WASI 0.2 each name of
+/// a listing is a host call. Writers of one directory wait for each other. Operations that take long hold up to four threads of the runtime's
 /// blocking pool for each call. Works on Unix.
 ///
 /// ```
@@ -356,7 +357,8 @@ fn told(node: &Node, asked: &str, fail: Fail) -> Code {
     };
     let Tree { guest, host, .. } = &*node.tree;
     let host = host.display();
-    let denial = |why: String| Denial::new(&format!("wasi:filesystem#{asked} \"{path}\" in \"{guest}\""), &why);
+    let what = if path.is_empty() { String::new() } else { format!("\"{path}\" ") };
+    let denial = |why: String| Denial::new(&format!("wasi:filesystem#{asked} {what}in \"{guest}\""), &why);
     node.desk.denials.push(match rule {
         Rule::ReadOnly => denial(format!("\"{guest}\" was granted to be read only")).allowed_by(
             &format!("`.grant(Dir::read_write(\"{host}\", \"{guest}\"))`"),

@@ -150,6 +150,8 @@ struct Books {
     ledger: Ledger,
     /// Whether the call that it was for has ended.
     over: bool,
+    /// Whether it was told that the directory cannot be made; a guest may try it often.
+    complained: bool,
 }
 
 impl Tree {
@@ -174,7 +176,7 @@ impl Tree {
             writable,
             space: None,
             root: OnceLock::from((String::new(), dir)),
-            books: Mutex::new(Books { ledger, over: false }),
+            books: Mutex::new(Books { ledger, over: false, complained: false }),
             closed: Mutex::default(),
         })
     }
@@ -187,17 +189,19 @@ impl Tree {
             writable: true,
             space: Some(space),
             root: OnceLock::new(),
-            books: Mutex::new(Books { ledger: Ledger::new(quota), over: false }),
+            books: Mutex::new(Books { ledger: Ledger::new(quota), over: false, complained: false }),
             closed: Mutex::default(),
         }
     }
 
     fn root(&self) -> Outcome<&Dir> {
         if self.root.get().is_none() {
-            let _books = self.lock()?;
+            let mut books = self.lock()?;
             if let (None, Some(space)) = (self.root.get(), &self.space) {
                 let made = space.directory().inspect_err(|error| {
-                    tracing::error!(%error, "no directory for scratch files can be made");
+                    if !std::mem::replace(&mut books.complained, true) {
+                        tracing::error!(%error, "no directory for scratch files can be made");
+                    }
                 })?;
                 // Nobody else sets it while the books are locked.
                 let _ = self.root.set(made);
@@ -320,6 +324,8 @@ pub(super) struct Stat {
 /// A directory that is being listed.
 pub(super) struct Listing {
     entries: cap_std::fs::ReadDir,
+    /// What went wrong behind the entries that were given last.
+    wrong: Option<Fail>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -657,7 +663,7 @@ impl Node {
 
     pub(super) fn list(&self) -> Outcome<Listing> {
         let _place = self.place()?;
-        Ok(Listing { entries: self.dir()?.entries()?, _place })
+        Ok(Listing { entries: self.dir()?.entries()?, wrong: None, _place })
     }
 }
 
@@ -678,11 +684,23 @@ impl Drop for Node {
 impl Listing {
     /// Some more entries; none at the end.
     pub(super) fn next(&mut self) -> Outcome<Vec<(FileType, String)>> {
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
         let mut batch = Vec::new();
         for entry in self.entries.by_ref().take(BATCH) {
-            let entry = entry?;
-            let name = entry.file_name().into_string().map_err(|_| Code::IllegalByteSequence)?;
-            batch.push((entry.file_type()?, name));
+            let read = entry.map_err(Fail::from).and_then(|entry| {
+                let name = entry.file_name().into_string().map_err(|_| Code::IllegalByteSequence)?;
+                Ok((entry.file_type()?, name))
+            });
+            match read {
+                Ok(entry) => batch.push(entry),
+                Err(wrong) if batch.is_empty() => return Err(wrong),
+                Err(wrong) => {
+                    self.wrong = Some(wrong);
+                    break;
+                }
+            }
         }
         Ok(batch)
     }
