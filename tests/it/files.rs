@@ -58,8 +58,12 @@ impl Drop for Place {
     }
 }
 
+/// With time enough for a machine that has much else to do.
 async fn load(host: &Host, guest: &str, grants: impl IntoIterator<Item = Grant>) -> Result<Function> {
-    let builder = host.function("files").component_file(built(guest)).limits(Limits::default().deadline(ms(20_000)));
+    let builder = host
+        .function("files")
+        .component_file(built(guest))
+        .limits(Limits::default().busy(ms(100_000)).deadline(ms(100_000)));
     grants.into_iter().fold(builder, |builder, grant| builder.grant(grant)).load().await
 }
 
