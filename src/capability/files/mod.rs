@@ -37,21 +37,24 @@ const MAX_CHUNK: usize = 64 * 1024;
 
 /// A directory of the host's that the guest may use. Without this grant and [`Scratch`] it finds none.
 ///
-/// The guest sees the directory at a path of its own choosing of yours, and nothing outside of it: no path, symlink or
-/// rename leads out. It opens regular files and directories; FIFOs, sockets and devices are refused as `not-permitted`,
-/// without waiting for them. Symlinks that it makes lead down from where they lie: a target that is absolute or has a
-/// `..` is refused. Hard links are within the directory. A refusal is a [`Denial`](crate::Denial).
+/// The guest sees the directory at a path that you choose, and nothing outside of it: no path, symlink or rename leads
+/// out. It opens regular files and directories; FIFOs, sockets and devices are refused as `not-permitted`, without waiting
+/// for them. Symlinks that it makes lead down from where they lie: a target that is absolute or has a `..` is refused. Hard
+/// links and renames stay within the directory. A refusal is a [`Denial`](crate::Denial).
 ///
 /// A directory that is [`read_write`](Dir::read_write) has a quota: how much the whole tree may hold, whoever put it
 /// there. It is measured when the function is loaded, then kept up to date by what the function's guests do, in all its
 /// calls together. What others change meanwhile is not seen before the next load, except that a file is measured again
 /// when a guest opens or changes it: others' bytes may make the tree hold more than its quota, and bytes that others
-/// removed may still be counted. Over the quota a guest is told `insufficient-space`, and a write that does not fit
-/// writes nothing. Two functions with the same directory have a quota each.
+/// removed may still be counted. A file that is deleted while it is open counts until it is closed. Two functions with
+/// the same directory have a quota each.
+///
+/// Over the quota a guest is told `insufficient-space`. What does not fit is not written, not in part either; of a stream,
+/// the pieces before it are.
 ///
 /// A call has at most 128 files and directories open at once; more fail as `insufficient-memory`. In WASI 0.2 each name of
-/// a listing is a host call. Writers of one directory wait for each other. Operations that take long hold up to four threads of the runtime's
-/// blocking pool for each call. Works on Unix.
+/// a listing is a host call. Writers of one directory wait for each other. Operations that take long hold up to four
+/// threads of the runtime's blocking pool for each call. Works on Unix.
 ///
 /// ```
 /// # async fn run(host: isopod::Host) -> isopod::Result<()> {
