@@ -22,8 +22,8 @@ pub(crate) mod secrets;
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
 pub use config::Config;
-pub use functions::Functions;
 pub use files::{Dir, Scratch};
+pub use functions::Functions;
 use http::Http;
 pub use logging::Log;
 pub use policy::{Needs, Policy};
@@ -47,8 +47,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Functions`], [`Dir`],
-/// [`Scratch`].
+/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Functions`], [`Dir`], [`Scratch`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
 /// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
@@ -90,7 +89,10 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether several of these are several permissions.
     fn adds_up(&self) -> bool {
-        matches!(self, Kind::Dir(_) | Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_))
+        matches!(
+            self,
+            Kind::Dir(_) | Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_)
+        )
     }
 
     /// How the grant is called in messages, and the interfaces without which it has no effect.

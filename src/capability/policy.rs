@@ -199,6 +199,7 @@ impl Needs {
             }
             Kind::Clocks(_) => self.fine_clocks,
             Kind::Http(_) | Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) => true,
+            Kind::Dir(_) | Kind::Scratch(_) => true,
         };
         let mut grants = grants;
         grants.retain_mut(needed);

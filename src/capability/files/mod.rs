@@ -14,6 +14,7 @@ pub(crate) mod scratch;
 mod tree;
 
 use super::Reach;
+use super::policy::quoted;
 use crate::denial::{Denial, Denials};
 use crate::error::{Error, ErrorKind, Result};
 use cap_std::ambient_authority;
@@ -359,13 +360,13 @@ fn told(node: &Node, asked: &str, fail: Fail) -> Code {
         Fail::Denied(rule, path) => (rule, path),
     };
     let Tree { guest, host, .. } = &*node.tree;
-    let host = host.display();
+    let (host, named) = (quoted(&host.to_string_lossy()), quoted(guest));
     let what = if path.is_empty() { String::new() } else { format!("\"{path}\" ") };
     let denial = |why: String| Denial::new(&format!("wasi:filesystem#{asked} {what}in \"{guest}\""), &why);
     node.desk.denials.push(match rule {
         Rule::ReadOnly => denial(format!("\"{guest}\" was granted to be read only")).allowed_by(
-            &format!("`.grant(Dir::read_write(\"{host}\", \"{guest}\"))`"),
-            Some(&format!("files = [{{ host = \"{host}\", guest = \"{guest}\", mode = \"rw\" }}]")),
+            &format!("`.grant(Dir::read_write({host}, {named}))`"),
+            Some(&format!("files = [{{ host = {host}, guest = {named}, mode = \"rw\" }}]")),
         ),
         Rule::Escape => denial(format!("it leads out of \"{guest}\"")),
         Rule::Special => denial("only regular files and directories are opened".to_owned()),
