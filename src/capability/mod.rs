@@ -11,8 +11,8 @@
 pub(crate) mod cli;
 pub(crate) mod clocks;
 pub(crate) mod config;
-pub(crate) mod functions;
 pub(crate) mod files;
+pub(crate) mod functions;
 pub(crate) mod http;
 pub(crate) mod logging;
 pub(crate) mod policy;
