@@ -1,6 +1,7 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
 use crate::capability::Secret;
+use crate::capability::files::scratch::Scratches;
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
@@ -12,6 +13,7 @@ use crate::log::LogSink;
 use crate::store::Store;
 use crate::usage::Meter;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -33,6 +35,7 @@ pub(crate) struct Inner {
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
     pub store: Store,
+    pub scratches: Scratches,
     pub audit: Arc<Audit>,
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
@@ -59,6 +62,7 @@ impl Host {
             secrets: Vec::new(),
             sink: None,
             store: None,
+            scratch: None,
         }
     }
 
@@ -94,6 +98,7 @@ pub struct HostBuilder {
     secrets: Vec<Secret>,
     sink: Option<Arc<dyn LogSink>>,
     store: Option<Store>,
+    scratch: Option<PathBuf>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -151,6 +156,15 @@ impl HostBuilder {
         self
     }
 
+    /// Where the directories of [`Scratch`](crate::Scratch) are: a place that nobody else cleans up. Default: `isopod-` and
+    /// the number of the user, in the directory for temporary files. It is made, for this user alone, when a function with
+    /// that grant is first loaded, and what hosts of dead processes left in it is removed then. Loading fails as
+    /// [`ErrorKind::Misuse`] if it cannot be made, is a symlink, belongs to another user, or can be written by others.
+    pub fn scratch_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.scratch = Some(path.into());
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
@@ -189,6 +203,7 @@ impl HostBuilder {
             meter: self.meter,
             wires,
             store: self.store.unwrap_or_else(Store::memory),
+            scratches: Scratches::at(self.scratch),
             audit: Arc::default(),
             secrets: self.secrets,
             sink: self.sink,

@@ -38,7 +38,7 @@ pub use self::http::Body;
 pub use blocking::block_on;
 pub use call::{CallOptions, Options};
 pub use capability::http::{Http, Network, Stream};
-pub use capability::{Args, Clocks, Config, Env, Functions, Grant, KeyValue, Log, Random, Stdin};
+pub use capability::{Args, Clocks, Config, Dir, Env, Functions, Grant, KeyValue, Log, Random, Scratch, Stdin};
 pub use capability::{Needs, Policy, Secret, SecretSource, SecretValue, Secrets};
 pub use command::Command;
 pub use context::Context;

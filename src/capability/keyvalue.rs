@@ -99,6 +99,20 @@ impl KeyValue {
         self
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.bucket
+    }
+
+    pub(super) fn writes(&self) -> bool {
+        !self.read_only
+    }
+
+    /// Takes writing away.
+    pub(super) fn keep_reading(&mut self) {
+        self.read_only = true;
+        (self.max_value_bytes, self.max_total_bytes, self.max_keys) = (None, None, None);
+    }
+
     fn value_bytes(&self) -> u64 {
         self.max_value_bytes.unwrap_or(64 * crate::KIB)
     }

@@ -11,6 +11,7 @@
 pub(crate) mod cli;
 pub(crate) mod clocks;
 pub(crate) mod config;
+pub(crate) mod files;
 pub(crate) mod functions;
 pub(crate) mod http;
 pub(crate) mod logging;
@@ -22,6 +23,7 @@ pub(crate) mod secrets;
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
 pub use config::Config;
+pub use files::{Dir, Scratch};
 pub use functions::Functions;
 use http::Http;
 pub use keyvalue::KeyValue;
@@ -49,7 +51,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`KeyValue`], [`Functions`].
+/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Dir`], [`Scratch`], [`KeyValue`], [`Functions`].
 ///
 /// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
 /// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
@@ -85,6 +87,8 @@ pub(crate) enum Kind {
     Config(Config),
     Functions(Functions),
     KeyValue(KeyValue),
+    Dir(Dir),
+    Scratch(Scratch),
 }
 
 impl Kind {
@@ -100,7 +104,13 @@ impl Kind {
     fn adds_up(&self) -> bool {
         matches!(
             self,
-            Kind::Env(_) | Kind::Http(_) | Kind::Secrets(_) | Kind::Config(_) | Kind::Functions(_) | Kind::KeyValue(_)
+            Kind::Dir(_)
+                | Kind::Env(_)
+                | Kind::Http(_)
+                | Kind::Secrets(_)
+                | Kind::Config(_)
+                | Kind::Functions(_)
+                | Kind::KeyValue(_)
         )
     }
 
@@ -118,6 +128,8 @@ impl Kind {
             Kind::Config(_) => ("Config", &[config::INTERFACE]),
             Kind::Functions(_) => ("Functions", &[]),
             Kind::KeyValue(_) => ("KeyValue", &["wasi:keyvalue/"]),
+            Kind::Dir(_) => ("Dir", &["wasi:filesystem/preopens@"]),
+            Kind::Scratch(_) => ("Scratch", &["wasi:filesystem/preopens@"]),
         }
     }
 }
@@ -127,7 +139,7 @@ macro_rules! grant {
         fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
     })* };
 }
-grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions, KeyValue);
+grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions, KeyValue, Dir, Scratch);
 
 /// A function's grants in the form its calls use.
 pub(crate) struct Bound {
@@ -149,6 +161,7 @@ pub(crate) struct Bound {
     pub max_calls: u32,
     logger: Arc<Logger>,
     pub buckets: Option<Arc<Buckets>>,
+    files: Option<files::Granted>,
     audit: Arc<Audit>,
     /// What the component says that it needs, and was not granted.
     pub missing: Vec<Missing>,
@@ -164,6 +177,7 @@ pub(crate) struct Binding<'a> {
     pub clock: &'a Clock,
     pub wires: &'a Wires,
     pub store: &'a Store,
+    pub scratches: &'a files::scratch::Scratches,
     pub audit: &'a Arc<Audit>,
     pub secrets: &'a [Secret],
     pub sink: Option<&'a Arc<dyn LogSink>>,
@@ -198,11 +212,13 @@ impl Bound {
             max_calls: to.limits.calls,
             logger: Arc::new(to.logger(Log::default())),
             buckets: None,
+            files: None,
             audit: Arc::clone(to.audit),
             missing: Vec::new(),
             dropped: Vec::new(),
         };
         let mut once: Vec<&str> = Vec::new();
+        let (mut dirs, mut scratch) = (Vec::new(), None);
         let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
         let mut keyring = Keyring::default();
         let mut buckets = Vec::new();
@@ -253,6 +269,8 @@ impl Bound {
                     keyring.add(&secret, to.secrets, Uses { compare: true, reveal, ..Uses::default() })?;
                 }
                 Kind::KeyValue(bucket) => buckets.push(bucket),
+                Kind::Dir(dir) => dirs.push(dir),
+                Kind::Scratch(given) => scratch = Some(given),
             }
         }
         if !origins.is_empty() {
@@ -275,6 +293,9 @@ impl Bound {
         }
         if !buckets.is_empty() {
             bound.buckets = Some(Arc::new(Buckets::bind(buckets, to.store)?));
+        }
+        if !dirs.is_empty() || scratch.is_some() {
+            bound.files = Some(files::Granted::bind(&dirs, scratch.as_ref(), to.scratches)?);
         }
         Ok(bound)
     }
@@ -349,8 +370,9 @@ impl Bound {
         let (tenant, denials) = (call.tenant.cloned(), call.denials);
         let outgoing = Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone());
         let keyvalue = keyvalue::Access::new(self.buckets.clone(), tenant.clone(), denials.clone());
+        let files = self.files.as_ref().map(|granted| granted.view(denials.clone())).unwrap_or_default();
         let bound = Arc::clone(self);
-        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, keyvalue, capture, denials }
+        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, keyvalue, files, capture, denials }
     }
 }
 
@@ -368,7 +390,9 @@ pub(crate) struct Call<'a> {
 pub(crate) struct View {
     bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
+    // Before the files: what is open in them is closed before they go.
     pub table: ResourceTable,
+    files: files::Files,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
@@ -380,6 +404,10 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+
+    fn files(&mut self) -> files::Access<'_> {
+        files::Access::new(&mut self.files, &mut self.table)
     }
 
     pub(crate) fn http(&mut self) -> WasiHttpCtxView<'_> {
@@ -410,7 +438,7 @@ pub(crate) fn link<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasm
     random::link(linker, asynchronous)?;
     cli::link(linker, asynchronous)?;
     logging::link(linker)?;
-    link_filesystem(linker, asynchronous)?;
+    files::link(linker, asynchronous)?;
     http::types::link(linker, asynchronous)
 }
 
@@ -424,18 +452,6 @@ fn link_io<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
     io::poll::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
     io::streams::add_to_linker::<T, Table>(linker, |t| t.ctx().table)
-}
-
-/// A filesystem in which nothing is open.
-fn link_filesystem<T: WasiView>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
-    use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
-    use wasmtime_wasi::p2::bindings::filesystem;
-    filesystem::types::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
-    filesystem::preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
-    if asynchronous {
-        wasmtime_wasi::p3::filesystem::add_to_linker(linker)?;
-    }
-    Ok(())
 }
 
 /// The standard interfaces that are not granted yet: for their resource types, which other interfaces share. Whoever links
@@ -585,6 +601,7 @@ mod tests {
         let (audit, limits) = (Arc::default(), crate::Limits::default().resolve().unwrap());
         let caller: Arc<dyn Caller> = Arc::new(Nobody);
         let store = Store::memory();
+        let scratches = files::scratch::Scratches::default();
         let to = || Binding {
             function: &function,
             imports: &imports,
@@ -592,6 +609,7 @@ mod tests {
             clock: &clock,
             wires: &wires,
             store: &store,
+            scratches: &scratches,
             audit: &audit,
             secrets: &[],
             sink: None,

@@ -3,12 +3,14 @@
 //! A [`Policy`] has the words of the grants in Rust. [`Needs`] come with a component, from whoever made it: they never give
 //! anything, they take away what is granted and not needed.
 
-use super::{Args, Clocks, Config, Env, Functions, Grant, Http, Kind, Log, Random, Secret, Secrets, Stdin};
+use super::{Args, Clocks, Config, Dir, Env, Functions, Grant, Http, KeyValue, Kind, Log, Random};
+use super::{Scratch, Secret, Secrets, Stdin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
 use crate::text::sanitise;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +28,9 @@ use std::time::{Duration, SystemTime};
 ///     ]
 ///     secrets = ["webhook-key"]
 ///     functions = ["resize", { name = "audit", tenant = "platform" }]
+///     keyvalue = [{ bucket = "state", max_total_bytes = 1048576 }, { bucket = "settings", mode = "ro" }]
+///     files = [{ host = "/srv/templates", guest = "/templates", mode = "ro" }]
+///     scratch = { guest = "/tmp", max_bytes = 1048576 }
 ///     config = { greeting = "hello" }
 ///     env = { LANG = "C" }
 ///     clocks = "fine"
@@ -35,9 +40,11 @@ use std::time::{Duration, SystemTime};
 /// ```
 ///
 /// All keys: `http` (`to`, `allow`, `network`, `in_flight`, `request_bytes`, `response_bytes`, `timeout_ms`, `bearer`,
-/// `basic`, `header`, `query`, `secret`), `secrets`, `reveal`, `functions`, `config`, `config_from_host`, `env`,
-/// `env_from_host`, `args`, `stdin`, `clocks` (`"fine"`, `{ coarse_ms = 5 }`, `{ fixed_unix_seconds = 0 }`), `random`
-/// (`{ seed = 7 }`), `log`.
+/// `basic`, `header`, `query`, `secret`), `secrets`, `reveal`, `functions` (names, or `name`, `tenant`, `serving`),
+/// `keyvalue` (`bucket`, `prefix`, `mode`, `max_value_bytes`, `max_total_bytes`, `max_keys`), `files` (`host`, `guest`,
+/// `mode`, `max_bytes`, `max_entries`), `scratch` (`guest`, `max_bytes`, `max_entries`), `config`, `config_from_host`,
+/// `env`, `env_from_host`, `args`, `stdin`, `clocks` (`"fine"`, `{ coarse_ms = 5 }`, `{ fixed_unix_seconds = 0 }`),
+/// `random` (`{ seed = 7 }`), `log` (`level`, `per_second`). A `mode` is `"ro"` or `"rw"`.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     grants: Vec<Grant>,
@@ -75,7 +82,9 @@ impl Policy {
 /// # Ok::<(), isopod::Error>(())
 /// ```
 ///
-/// All keys: `http` (`to`, `allow`), `secrets`, `reveal`, `functions`, `config`, `env`, `clocks` (`"fine"`).
+/// All keys: `http` (`to`, `allow`), `secrets`, `reveal`, `functions` (names), `keyvalue` (`bucket`, `mode`), `files`
+/// (`guest`, `mode`), `scratch` (the guest's path), `config`, `env`, `clocks` (`"fine"`). A `mode` is `"ro"` or `"rw"`; one
+/// that is not said is `"rw"`, and `"ro"` takes writing away.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     pub(super) http: Vec<Http>,
@@ -84,6 +93,9 @@ pub struct Needs {
     functions: Vec<String>,
     config: Vec<String>,
     env: Vec<String>,
+    keyvalue: Vec<(String, Mode)>,
+    files: Vec<(String, Mode)>,
+    scratch: Option<String>,
     fine_clocks: bool,
 }
 
@@ -111,6 +123,9 @@ impl Needs {
             functions: read.functions,
             config: read.config,
             env: read.env,
+            keyvalue: read.keyvalue.into_iter().map(|need| (need.bucket, need.mode.unwrap_or(Mode::Rw))).collect(),
+            files: read.files.into_iter().map(|need| (need.guest, need.mode.unwrap_or(Mode::Rw))).collect(),
+            scratch: read.scratch,
             fine_clocks: read.clocks == Some(Fine::Fine),
         })
     }
@@ -172,6 +187,39 @@ impl Needs {
             "`.grant(Secrets::of(Secret::of_host($)).reveal())`",
             "reveal = [$]",
         );
+        for (name, mode) in &self.keyvalue {
+            let enough = |bucket: &KeyValue| bucket.name() == name && (*mode == Mode::Ro || bucket.writes());
+            if !grants.iter().any(|kind| matches!(kind, Kind::KeyValue(bucket) if enough(bucket))) {
+                let name = quoted(&sanitise(name, 64));
+                missing.push(Missing {
+                    what: format!("keyvalue {name}"),
+                    rust: format!("`.grant(KeyValue::bucket({name}))`"),
+                    toml: Some(format!("keyvalue = [{{ bucket = {name} }}]")),
+                });
+            }
+        }
+        for (guest, mode) in &self.files {
+            let enough = |dir: &Dir| dir.guest() == guest && (*mode == Mode::Ro || dir.writes());
+            if !grants.iter().any(|kind| matches!(kind, Kind::Dir(dir) if enough(dir))) {
+                let guest = quoted(&sanitise(guest, 64));
+                let (how, mode) = if *mode == Mode::Ro { ("read_only", "ro") } else { ("read_write", "rw") };
+                missing.push(Missing {
+                    what: format!("files {guest}"),
+                    rust: format!("`.grant(Dir::{how}(\"..\", {guest}))`"),
+                    toml: Some(format!("files = [{{ host = \"..\", guest = {guest}, mode = \"{mode}\" }}]")),
+                });
+            }
+        }
+        if let Some(guest) = &self.scratch
+            && !grants.iter().any(|kind| matches!(kind, Kind::Scratch(scratch) if scratch.guest() == guest))
+        {
+            let guest = quoted(&sanitise(guest, 64));
+            missing.push(Missing {
+                what: format!("scratch {guest}"),
+                rust: format!("`.grant(Scratch::at({guest}))`"),
+                toml: Some(format!("scratch = {{ guest = {guest} }}")),
+            });
+        }
         if self.fine_clocks
             && !grants.iter().any(|kind| matches!(kind, Kind::Clocks(clocks) if clocks.is_finer_than_default()))
         {
@@ -204,7 +252,22 @@ impl Needs {
                 http.keep_placeholders(|name| named(&self.secrets, name));
                 true
             }
-            Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) | Kind::KeyValue(_) => true,
+            Kind::Args(_) | Kind::Stdin(_) | Kind::Random(_) | Kind::Log(_) => true,
+            Kind::KeyValue(bucket) => match self.keyvalue.iter().find(|(name, _)| name == bucket.name()) {
+                Some((_, Mode::Ro)) => {
+                    bucket.keep_reading();
+                    true
+                }
+                need => need.is_some(),
+            },
+            Kind::Dir(dir) => match self.files.iter().find(|(guest, _)| guest == dir.guest()) {
+                Some((_, Mode::Ro)) => {
+                    dir.keep_reading();
+                    true
+                }
+                need => need.is_some(),
+            },
+            Kind::Scratch(scratch) => self.scratch.as_deref() == Some(scratch.guest()),
         };
         let mut grants = grants;
         let dropped = grants.extract_if(.., |kind| !needed(kind)).collect();
@@ -278,6 +341,11 @@ struct Text {
     env: BTreeMap<String, String>,
     #[serde(default)]
     env_from_host: Vec<String>,
+    #[serde(default)]
+    keyvalue: Vec<Bucket>,
+    #[serde(default)]
+    files: Vec<Files>,
+    scratch: Option<Room>,
     args: Option<Vec<String>>,
     stdin: Option<String>,
     clocks: Option<Time>,
@@ -339,6 +407,43 @@ enum Callee {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bucket {
+    bucket: String,
+    prefix: Option<String>,
+    mode: Option<Mode>,
+    max_value_bytes: Option<u64>,
+    max_total_bytes: Option<u64>,
+    max_keys: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Files {
+    host: PathBuf,
+    guest: String,
+    mode: Mode,
+    max_bytes: Option<u64>,
+    max_entries: Option<u64>,
+}
+
+/// Read only, or read and write.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    Ro,
+    Rw,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Room {
+    guest: String,
+    max_bytes: Option<u64>,
+    max_entries: Option<u64>,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Time {
     Fine,
@@ -390,6 +495,12 @@ impl Text {
         grants.extend(self.config_from_host.into_iter().map(|key| Config::from_host(key).into()));
         grants.extend(self.env.into_iter().map(|(name, value)| Env::var(name, value).into()));
         grants.extend(self.env_from_host.into_iter().map(|name| Env::from_host(name).into()));
+        grants.extend(self.keyvalue.into_iter().map(|bucket| bucket.grant().into()));
+        grants.extend(self.files.into_iter().map(|files| files.grant().into()));
+        grants.extend(self.scratch.map(|room| {
+            let grant = room.max_bytes.into_iter().fold(Scratch::at(room.guest), Scratch::max_bytes);
+            room.max_entries.into_iter().fold(grant, Scratch::max_entries).into()
+        }));
         grants.extend(self.args.map(|args| Args::new(args).into()));
         grants.extend(self.stdin.map(|text| Stdin::bytes(text).into()));
         grants.extend(self.clocks.map(|time| {
@@ -419,6 +530,30 @@ impl Text {
             })
         }));
         Ok(grants)
+    }
+}
+
+impl Bucket {
+    fn grant(self) -> KeyValue {
+        let mut grant = KeyValue::bucket(self.bucket);
+        if self.mode == Some(Mode::Ro) {
+            grant = grant.read_only();
+        }
+        grant = self.prefix.into_iter().fold(grant, KeyValue::prefix);
+        grant = self.max_value_bytes.into_iter().fold(grant, KeyValue::max_value_bytes);
+        grant = self.max_total_bytes.into_iter().fold(grant, KeyValue::max_total_bytes);
+        self.max_keys.into_iter().fold(grant, KeyValue::max_keys)
+    }
+}
+
+impl Files {
+    fn grant(self) -> Dir {
+        let grant = match self.mode {
+            Mode::Ro => Dir::read_only(self.host, self.guest),
+            Mode::Rw => Dir::read_write(self.host, self.guest),
+        };
+        let grant = self.max_bytes.into_iter().fold(grant, Dir::max_bytes);
+        self.max_entries.into_iter().fold(grant, Dir::max_entries)
     }
 }
 
@@ -479,7 +614,26 @@ struct NeedsText {
     config: Vec<String>,
     #[serde(default)]
     env: Vec<String>,
+    #[serde(default)]
+    keyvalue: Vec<NeededBucket>,
+    #[serde(default)]
+    files: Vec<NeededFiles>,
+    scratch: Option<String>,
     clocks: Option<Fine>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NeededBucket {
+    bucket: String,
+    mode: Option<Mode>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NeededFiles {
+    guest: String,
+    mode: Option<Mode>,
 }
 
 #[derive(Deserialize)]
@@ -547,6 +701,14 @@ mod tests {
                     Env::from_host("D").into(),
                 ],
             ),
+            (
+                r#"keyvalue = [{ bucket = "a", prefix = "p/", max_keys = 3 }, { bucket = "b", mode = "ro" }]"#,
+                vec![KeyValue::bucket("a").prefix("p/").max_keys(3).into(), KeyValue::bucket("b").read_only().into()],
+            ),
+            (
+                "files = [{ host = \"/h\", guest = \"/g\", mode = \"rw\", max_bytes = 5 }]\nscratch = { guest = \"/tmp\", max_entries = 7 }",
+                vec![Dir::read_write("/h", "/g").max_bytes(5).into(), Scratch::at("/tmp").max_entries(7).into()],
+            ),
             ("args = [\"a\"]\nstdin = \"x\"", vec![Args::new(["a"]).into(), Stdin::bytes("x").into()]),
             ("clocks = \"fine\"", vec![Clocks::fine().into()]),
             ("clocks = { coarse_ms = 5 }", vec![Clocks::coarse(Duration::from_millis(5)).into()]),
@@ -600,7 +762,9 @@ mod tests {
     fn needs_take_away_and_never_give() {
         let needs = Needs::from_toml(
             "http = [{ to = \"https://a.x.example\", allow = [\"GET /v1/x\"] }, { to = \"https://b.example\" }]\n\
-             env = [\"LANG\", \"HOME\"]\nsecrets = [\"a\"]\nfunctions = [\"f\", \"g\\\"h\"]",
+             env = [\"LANG\", \"HOME\"]\nsecrets = [\"a\"]\nfunctions = [\"f\", \"g\\\"h\"]\n\
+             keyvalue = [{ bucket = \"state\", mode = \"ro\" }, { bucket = \"more\" }]\n\
+             files = [{ guest = \"/in\", mode = \"ro\" }, { guest = \"/out\" }]\nscratch = \"/tmp\"",
         )
         .unwrap();
         let grants: Vec<Grant> = vec![
@@ -612,27 +776,42 @@ mod tests {
             Functions::named("f").into(),
             Functions::named("other").into(),
             Clocks::fine().into(),
+            KeyValue::bucket("state").max_keys(5).into(),
+            KeyValue::bucket("more").read_only().into(),
+            KeyValue::bucket("not needed").into(),
+            Dir::read_write("/h", "/in").max_bytes(5).into(),
+            Scratch::at("/elsewhere").into(),
             Log::level(Level::Info).into(),
         ];
         let narrowed = needs.narrow(grants.into_iter().map(|grant| grant.0).collect()).unwrap();
         let (kept, missing) = (narrowed.kept, narrowed.missing);
-        assert_eq!(narrowed.dropped.len(), 4);
+        assert_eq!(narrowed.dropped.len(), 6);
         let kept: Vec<String> = kept.iter().map(|kind| format!("{kind:?}")).collect();
         let expected: Vec<Grant> = vec![
             Http::to("https://*.x.example").get("/v1/*").into(),
             Env::var("LANG", "C").into(),
             Secrets::of(Secret::of_host("a")).into(),
             Functions::named("f").into(),
+            KeyValue::bucket("state").read_only().into(),
+            KeyValue::bucket("more").read_only().into(),
+            Dir::read_only("/h", "/in").into(),
             Log::level(Level::Info).into(),
         ];
         assert_eq!(kept, expected.iter().map(|grant| format!("{:?}", grant.0)).collect::<Vec<_>>());
         let lines: Vec<&str> = missing.iter().filter_map(|missing| missing.toml.as_deref()).collect();
         assert_eq!(
             lines,
-            ["env = { \"HOME\" = \"..\" }", "functions = [\"g\\\"h\"]", "http = [{ to = \"https://b.example\" }]"]
+            [
+                "env = { \"HOME\" = \"..\" }",
+                "functions = [\"g\\\"h\"]",
+                "keyvalue = [{ bucket = \"more\" }]",
+                "files = [{ host = \"..\", guest = \"/out\", mode = \"rw\" }]",
+                "scratch = { guest = \"/tmp\" }",
+                "http = [{ to = \"https://b.example\" }]"
+            ]
         );
         lines.iter().for_each(|line| assert!(Policy::from_toml(line).is_ok(), "{line}"));
-        assert_eq!(missing[2].rust, "`.grant(Http::to(\"https://b.example\"))`");
+        assert_eq!(missing[5].rust, "`.grant(Http::to(\"https://b.example\"))`");
     }
 
     #[test]
