@@ -1,10 +1,10 @@
 //! Requests that guests send: real guests of both WASI generations, real servers on loopback.
 
 use crate::server::{self, Names, Server};
-use crate::support::{built, text};
+use crate::support::{alone, built, text};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use isopod::{BoxFuture, CallOptions, ErrorKind, Function, Host, Http, Limits, Network, Reply, Stream, ms};
+use isopod::{BoxFuture, CallOptions, ErrorKind, Function, Host, Http, Limits, Network, Reply, Secret, Stream, ms};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -457,5 +457,142 @@ async fn the_wire_says_what_was_checked() {
             let refused = fetch(&client, Request { headers: vec![header], ..get("http", "api.test", "/") }).await;
             assert!(refused.value.is_err(), "{guest} {header:?}");
         }
+    }
+}
+
+/// What a guest says of a message's length and framing never contradicts what is sent.
+#[tokio::test]
+async fn no_guest_splits_a_message() {
+    for guest in GUESTS {
+        let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    let mut all = Vec::new();
+                    let mut piece = [0; 4096];
+                    // Until the body is there, or the client leaves.
+                    while let Ok(read @ 1..) = stream.read(&mut piece).await {
+                        all.extend(&piece[..read]);
+                        if all.ends_with(b"abc") || all.ends_with(b"0\r\n\r\n") {
+                            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+                            break;
+                        }
+                    }
+                    let _ = sender.send(String::from_utf8_lossy(&all).to_lowercase());
+                });
+            }
+        });
+        let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}"))]).await;
+        let (client, mut messages) = (client.deadline(ms(3_000)), 0);
+        for headers in [
+            vec![("content-length", "3")],
+            vec![("content-length", "2")],
+            vec![("content-length", "40")],
+            vec![("content-length", "3"), ("content-length", "40")],
+            vec![("content-length", "3, 40")],
+            vec![("content-length", "+3")],
+            vec![("transfer-encoding", "chunked")],
+            vec![("transfer-encoding", "chunked"), ("content-length", "3")],
+            vec![("connection", "x-own"), ("x-own", "1")],
+            vec![("upgrade", "h2c")],
+            vec![("trailer", "x-own")],
+        ] {
+            let request = Request {
+                headers: headers.clone(),
+                method: "POST",
+                body: b"abc".to_vec(),
+                ..get("http", address, "/")
+            };
+            // It may be refused, it may fail, it may go; what went is checked.
+            let _ = client.call::<Fetched>("fetch", (request,)).await;
+            while let Ok(went) = seen.try_recv() {
+                messages += 1;
+                let Some((head, body)) = went.split_once("\r\n\r\n") else { continue };
+                let lengths: Vec<&str> =
+                    head.lines().filter_map(|line| line.strip_prefix("content-length: ")).collect();
+                let chunked = head.contains("transfer-encoding: chunked");
+                assert!(
+                    !head.contains("upgrade:") && !head.contains("connection: x-own"),
+                    "{guest} {headers:?}: {went}"
+                );
+                assert!(lengths.len() + usize::from(chunked) <= 1, "{guest} {headers:?}: {went}");
+                let most = lengths.first().map_or(usize::MAX, |length| length.parse().unwrap());
+                assert!(body.len() <= most, "{guest} {headers:?}: {went}");
+            }
+        }
+        assert!(messages >= 2, "{guest}: {messages} went out");
+        for path in ["http://evil.test/", "//evil.test/x y", "*", &format!("/{}", "x".repeat(20_000))] {
+            let path: &'static str = Box::leak(path.to_owned().into_boxed_str());
+            let refused = fetch(&client, get("http", address, path)).await;
+            assert!(refused.value.is_err(), "{guest} {path:.30}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_asked_by_the_name_that_was_checked() {
+    let (tls, root) = server::tls();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut names = Names::new([&["93.184.216.34"]]);
+    names.instead = listener.local_addr().ok();
+    let host = names.host(|host| host.tls_root(root));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let hello =
+                tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await.unwrap();
+            let name = hello.client_hello().server_name().unwrap_or_default().to_owned();
+            let stream = hello.into_stream(Arc::clone(tls.config())).await.unwrap();
+            server::exchange(stream, move |parts, _| {
+                let host = parts.uri.authority().map(|authority| authority.to_string()).unwrap_or_default();
+                http::Response::new(Full::new(Bytes::from(format!("{name} {host}"))).boxed_unsync())
+            })
+            .await;
+        }
+    });
+    for guest in GUESTS {
+        let client = load(&host, guest, [Http::to("https://api.test")]).await;
+        let told = fetch(&client, get("https", "API.test.", "/")).await.value.unwrap().body;
+        assert_eq!(String::from_utf8(told).unwrap(), "api.test api.test", "{guest}");
+    }
+}
+
+#[tokio::test]
+async fn no_proxy_is_used_whatever_the_environment_says() {
+    let proxies = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+    let shell = proxies.map(|name| format!("export {name}=http://127.0.0.1:9")).join("\n");
+    if !alone("egress::no_proxy_is_used_whatever_the_environment_says", &shell) {
+        return;
+    }
+    assert!(std::env::var("http_proxy").is_ok());
+    let server = serve(None).await;
+    for guest in GUESTS {
+        let client = load(&Host::new().unwrap(), guest, [Http::to(format!("http://{}", server.address))]).await;
+        assert_eq!(fetch(&client, get("http", server.address, "/")).await.value.unwrap().status, 200, "{guest}");
+    }
+}
+
+/// The same secret, by both generations of WASI.
+#[tokio::test]
+async fn secrets_are_sent_and_scrubbed_in_both_generations() {
+    const VALUE: &str = "s3cret-of-both-generations";
+    let server = server::serve(None, |parts, _| {
+        let sent = parts.headers.get("authorization").map_or("-", |value| value.to_str().unwrap()).to_owned();
+        let same = sent == format!("Bearer {VALUE}");
+        let response = http::Response::builder().header("x-same", same.to_string()).header("x-echo", &sent);
+        response.body(Full::new(Bytes::from(format!("you sent {sent}"))).boxed_unsync()).unwrap()
+    })
+    .await;
+    for guest in GUESTS {
+        let grant = Http::to(format!("http://{}", server.address)).bearer(Secret::value("t", VALUE.to_owned()));
+        let client = load(&Host::new().unwrap(), guest, [grant]).await;
+        let headers = vec![("authorization", "mine")];
+        let response = fetch(&client, Request { headers, ..get("http", server.address, "/") }).await.value.unwrap();
+        let header = |name: &str| response.headers.iter().find(|(known, _)| known == name).unwrap().1.clone();
+        let masked = "*".repeat(VALUE.len());
+        assert_eq!((header("x-same").as_str(), header("x-echo")), ("true", format!("Bearer {masked}")), "{guest}");
+        assert_eq!(String::from_utf8(response.body).unwrap(), format!("you sent Bearer {masked}"), "{guest}");
     }
 }

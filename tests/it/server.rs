@@ -50,7 +50,8 @@ pub(crate) async fn serve(
     Server { address, connections }
 }
 
-async fn exchange(
+/// Answers on one connection, until it ends.
+pub(crate) async fn exchange(
     stream: impl Stream,
     answer: impl Fn(Parts, Bytes) -> http::Response<Body> + Clone + Send + Sync + 'static,
 ) {
