@@ -50,27 +50,14 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Permission for one capability, narrowed. Made by the capability's own type: [`Clocks`], [`Random`], [`Stdin`],
-/// [`Env`], [`Args`], [`Config`], [`Log`], [`Http`], [`Secrets`], [`Dir`], [`Scratch`], [`KeyValue`], [`Functions`].
+/// Permission for one capability, narrowed. Made by the capability's own type: [`Http`], [`Secrets`], [`Dir`], [`Scratch`],
+/// [`KeyValue`], [`Functions`], [`Config`], [`Env`], [`Args`], [`Stdin`], [`Log`], [`Clocks`], [`Random`].
 ///
-/// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin,
-/// arguments and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
+/// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin, arguments
+/// and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
 /// directory, the types of `wasi:http`.
 ///
-/// ```
-/// # async fn run(host: isopod::Host) -> isopod::Result<()> {
-/// use isopod::{Clocks, Env, Random};
-///
-/// let function = host
-///     .function("report")
-///     .component_file("report.wasm")
-///     .grant(Clocks::fine())
-///     .grant(Random::seeded(7))
-///     .grant(Env::var("LANG", "C"))
-///     .load()
-///     .await?;
-/// # Ok(()) }
-/// ```
+#[doc = include_str!("../guide/capabilities.md")]
 #[derive(Clone, Debug)]
 pub struct Grant(pub(crate) Kind);
 
