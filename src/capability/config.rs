@@ -4,6 +4,7 @@ use super::{Reach, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::sanitise;
 use std::env::VarError;
+use std::sync::LazyLock;
 use wasmtime::component::Linker;
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 
@@ -64,6 +65,7 @@ pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
 
 impl View {
     fn config(&mut self) -> WasiConfig<'_> {
-        WasiConfig::from(&self.bound.config)
+        static NONE: LazyLock<WasiConfigVariables> = LazyLock::new(WasiConfigVariables::new);
+        WasiConfig::from(self.bound.config.as_ref().unwrap_or(&NONE))
     }
 }

@@ -8,11 +8,13 @@
 //! terminals (none), stdio and `wasi:logging` into the call's bounded output, secure randomness, a filesystem without a single directory,
 //! the types of `wasi:http`.
 
+mod bound;
 pub(crate) mod cli;
 pub(crate) mod clocks;
 pub(crate) mod config;
 pub(crate) mod files;
 pub(crate) mod functions;
+mod grant;
 pub(crate) mod http;
 pub(crate) mod logging;
 pub(crate) mod policy;
@@ -20,11 +22,14 @@ pub(crate) mod keyvalue;
 pub(crate) mod random;
 pub(crate) mod secrets;
 
+pub(crate) use bound::{Binding, Bound};
 pub use cli::{Args, Env, Stdin};
 pub use clocks::Clocks;
 pub use config::Config;
 pub use files::{Dir, Scratch};
 pub use functions::Functions;
+pub use grant::Grant;
+use grant::Kind;
 use http::Http;
 pub use keyvalue::KeyValue;
 pub use logging::Log;
@@ -32,336 +37,15 @@ pub use policy::{Needs, Policy};
 pub use random::Random;
 pub use secrets::{Secret, SecretSource, SecretValue, Secrets};
 
-use crate::clock::{Clock, Nanos};
-use crate::denial::{Audit, Denials};
-use crate::error::{Error, ErrorKind, Result};
-use crate::limits::Resolved;
-use crate::log::LogSink;
-use crate::store::Store;
-use functions::{Callable, Caller, Tree};
-use http::{Egress, Outgoing, Wires};
-use keyvalue::Buckets;
-use logging::{Capture, Logger};
-use policy::Missing;
-use secrets::{Keyring, Uses};
+use crate::clock::Nanos;
+use crate::denial::Denials;
+use functions::Tree;
+use http::Outgoing;
+use logging::Capture;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_config::WasiConfigVariables;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
-
-/// Permission for one capability, narrowed. Made by the capability's own type: [`Http`], [`Secrets`], [`Dir`], [`Scratch`],
-/// [`KeyValue`], [`Functions`], [`Config`], [`Env`], [`Args`], [`Stdin`], [`Log`], [`Clocks`], [`Random`].
-///
-/// Every guest has what carries no power, without a grant: clocks of 1 ms, secure randomness, exit, empty stdin, arguments
-/// and environment, stdout, stderr and `wasi:logging` into the reply's [`Output`](crate::Output), a filesystem without a
-/// directory, the types of `wasi:http`.
-///
-#[doc = include_str!("../guide/capabilities.md")]
-#[derive(Clone, Debug)]
-pub struct Grant(pub(crate) Kind);
-
-#[derive(Clone, Debug)]
-pub(crate) enum Kind {
-    Clocks(Clocks),
-    Random(Random),
-    Stdin(Stdin),
-    Env(Env),
-    Args(Args),
-    Http(Http),
-    Log(Log),
-    Secrets(Secrets),
-    Config(Config),
-    Functions(Functions),
-    KeyValue(KeyValue),
-    Dir(Dir),
-    Scratch(Scratch),
-}
-
-impl Kind {
-    /// Whether it has an effect on a component with that import.
-    fn is_for(&self, import: &str) -> bool {
-        match self {
-            Kind::Functions(functions) => functions.is_for(import),
-            _ => self.serves().1.iter().any(|interface| import.starts_with(interface)),
-        }
-    }
-
-    /// Whether several of these are several permissions.
-    fn adds_up(&self) -> bool {
-        matches!(
-            self,
-            Kind::Dir(_)
-                | Kind::Env(_)
-                | Kind::Http(_)
-                | Kind::Secrets(_)
-                | Kind::Config(_)
-                | Kind::Functions(_)
-                | Kind::KeyValue(_)
-        )
-    }
-
-    /// How the grant is called in messages, and the interfaces without which it has no effect.
-    fn serves(&self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Kind::Clocks(_) => ("Clocks", &["wasi:clocks/"]),
-            Kind::Random(_) => ("Random", &["wasi:random/"]),
-            Kind::Stdin(_) => ("Stdin", &["wasi:cli/stdin@"]),
-            Kind::Env(_) => ("Env", &["wasi:cli/environment@"]),
-            Kind::Args(_) => ("Args", &["wasi:cli/environment@"]),
-            Kind::Http(_) => ("Http", &["wasi:http/outgoing-handler@", "wasi:http/client@"]),
-            Kind::Log(_) => ("Log", &["wasi:cli/stdout@", "wasi:cli/stderr@", "wasi:logging/logging@"]),
-            Kind::Secrets(_) => ("Secrets", &[secrets::INTERFACE]),
-            Kind::Config(_) => ("Config", &[config::INTERFACE]),
-            Kind::Functions(_) => ("Functions", &[]),
-            Kind::KeyValue(_) => ("KeyValue", &["wasi:keyvalue/"]),
-            Kind::Dir(_) => ("Dir", &["wasi:filesystem/preopens@"]),
-            Kind::Scratch(_) => ("Scratch", &["wasi:filesystem/preopens@"]),
-        }
-    }
-}
-
-macro_rules! grant {
-    ($($kind:ident),*) => { $(impl From<$kind> for Grant {
-        fn from(grant: $kind) -> Grant { Grant(Kind::$kind(grant)) }
-    })* };
-}
-grant!(Clocks, Random, Stdin, Env, Args, Http, Log, Secrets, Config, Functions, KeyValue, Dir, Scratch);
-
-/// A function's grants in the form its calls use.
-pub(crate) struct Bound {
-    /// The name of the function.
-    pub function: Arc<str>,
-    pub clock: Clock,
-    pub clocks: Clocks,
-    pub random: Random,
-    pub stdin: Stdin,
-    pub env: Vec<(String, String)>,
-    pub args: Vec<String>,
-    pub max_random: u64,
-    pub egress: Option<Arc<Egress>>,
-    pub keyring: Option<Arc<Keyring>>,
-    config: WasiConfigVariables,
-    has_config: bool,
-    callable: Option<Callable>,
-    pub max_depth: u32,
-    pub max_calls: u32,
-    logger: Arc<Logger>,
-    pub buckets: Option<Arc<Buckets>>,
-    files: Option<files::Granted>,
-    audit: Arc<Audit>,
-    /// What the component says that it needs, and was not granted.
-    pub missing: Vec<Missing>,
-    /// What it was granted and does not say that it needs.
-    dropped: Vec<Kind>,
-}
-
-/// What grants are bound to.
-pub(crate) struct Binding<'a> {
-    pub function: &'a Arc<str>,
-    pub imports: &'a [String],
-    pub limits: &'a Resolved,
-    pub clock: &'a Clock,
-    pub wires: &'a Wires,
-    pub store: &'a Store,
-    pub scratches: &'a files::scratch::Scratches,
-    pub audit: &'a Arc<Audit>,
-    pub secrets: &'a [Secret],
-    pub sink: Option<&'a Arc<dyn LogSink>>,
-    pub caller: &'a Arc<dyn Caller>,
-    pub needs: Option<&'a Needs>,
-}
-
-impl Binding<'_> {
-    fn logger(&self, log: Log) -> Logger {
-        Logger::new(Arc::clone(self.function), self.sink.cloned(), log, self.clock.clone())
-    }
-}
-
-impl Bound {
-    /// Checks the grants against what the component imports, and reads what they refer to.
-    pub(crate) fn bind(grants: Vec<Grant>, to: Binding<'_>) -> Result<Bound> {
-        let mut bound = Bound {
-            function: Arc::clone(to.function),
-            clock: to.clock.clone(),
-            clocks: Clocks::default(),
-            random: Random::default(),
-            stdin: Stdin::default(),
-            env: Vec::new(),
-            args: Vec::new(),
-            max_random: to.limits.random,
-            egress: None,
-            keyring: None,
-            config: WasiConfigVariables::new(),
-            has_config: false,
-            callable: None,
-            max_depth: to.limits.depth,
-            max_calls: to.limits.calls,
-            logger: Arc::new(to.logger(Log::default())),
-            buckets: None,
-            files: None,
-            audit: Arc::clone(to.audit),
-            missing: Vec::new(),
-            dropped: Vec::new(),
-        };
-        let mut once: Vec<&str> = Vec::new();
-        let (mut dirs, mut scratch) = (Vec::new(), None);
-        let (mut origins, mut settings, mut callable) = (Vec::new(), Vec::new(), Vec::new());
-        let mut keyring = Keyring::default();
-        let mut buckets = Vec::new();
-        for Grant(kind) in &grants {
-            let (name, interfaces) = kind.serves();
-            if !to.imports.iter().any(|import| kind.is_for(import)) {
-                return Err(Error::new(
-                    ErrorKind::Misuse,
-                    format!(
-                        "the grant {name} has no effect: the component imports no {}; remove it",
-                        interfaces.join(" or ")
-                    ),
-                ));
-            }
-            if !kind.adds_up() {
-                if once.contains(&name) {
-                    return Err(Error::new(
-                        ErrorKind::Misuse,
-                        format!("the grant {name} was given twice; only the last could take effect, so give it once"),
-                    ));
-                }
-                once.push(name);
-            }
-        }
-        let mut grants: Vec<Kind> = grants.into_iter().map(|Grant(kind)| kind).collect();
-        let places = grants.iter().any(|kind| matches!(kind, Kind::Http(http) if http.has_placeholders()));
-        if places && !to.imports.iter().any(|import| import == secrets::INTERFACE) {
-            let text = "`Http::secret` has no effect: the component does not import isopod:secrets, by which it would ask for placeholders; see `Http::bearer`, `header` and `query`";
-            return Err(Error::new(ErrorKind::Misuse, text));
-        }
-        if let Some(needs) = to.needs {
-            let narrowed = needs.narrow(grants)?;
-            (grants, bound.missing) = (narrowed.kept, narrowed.missing);
-            bound.dropped = narrowed.dropped;
-        }
-        for kind in grants {
-            match kind {
-                Kind::Clocks(clocks) => bound.clocks = clocks,
-                Kind::Random(random) => bound.random = random,
-                Kind::Stdin(stdin) => bound.stdin = stdin,
-                Kind::Env(env) => bound.env.push(env.bind()?),
-                Kind::Args(args) => bound.args = args.0,
-                Kind::Log(log) => bound.logger = Arc::new(to.logger(log)),
-                Kind::Http(origin) => origins.push(origin),
-                Kind::Config(setting) => settings.push(setting),
-                Kind::Functions(grant) => callable.push(grant),
-                Kind::Secrets(Secrets { secret, reveal }) => {
-                    keyring.add(&secret, to.secrets, Uses { compare: true, reveal, ..Uses::default() })?;
-                }
-                Kind::KeyValue(bucket) => buckets.push(bucket),
-                Kind::Dir(dir) => dirs.push(dir),
-                Kind::Scratch(given) => scratch = Some(given),
-            }
-        }
-        if !origins.is_empty() {
-            bound.egress = Some(Arc::new(Egress::bind(
-                &origins,
-                to.needs.map(|needs| &*needs.http),
-                &mut keyring,
-                to.secrets,
-                to.wires,
-            )?));
-        }
-        bound.has_config = !settings.is_empty();
-        bound.config = config::bind(&settings)?;
-        if !callable.is_empty() {
-            bound.callable = Some(Callable::bind(callable, to.caller)?);
-        }
-        if !keyring.is_empty() {
-            keyring.check()?;
-            bound.keyring = Some(Arc::new(keyring));
-        }
-        if !buckets.is_empty() {
-            bound.buckets = Some(Arc::new(Buckets::bind(buckets, to.store)?));
-        }
-        if !dirs.is_empty() || scratch.is_some() {
-            bound.files = Some(files::Granted::bind(&dirs, scratch.as_ref(), to.scratches)?);
-        }
-        Ok(bound)
-    }
-
-    /// Whether a grant brings that interface, beyond those that are linked for everybody.
-    pub(crate) fn provides(&self, import: &str) -> bool {
-        (self.egress.is_some() && http::is_outgoing(import))
-            || (self.has_named_secrets() && import == secrets::INTERFACE)
-            || (self.has_config && import == config::INTERFACE)
-            || (self.calls_by_name() && import == functions::INTERFACE)
-            || (self.buckets.is_some() && keyvalue::is_provided(import))
-    }
-
-    /// Links what the grants bring.
-    pub(crate) fn link<T: Reach>(&self, linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
-        if self.egress.is_some() {
-            http::link(linker, asynchronous)?;
-        }
-        if self.has_named_secrets() {
-            secrets::link(linker)?;
-        }
-        if self.has_config {
-            config::link(linker)?;
-        }
-        if self.calls_by_name() {
-            functions::link(linker)?;
-        }
-        if self.buckets.is_some() {
-            keyvalue::link(linker)?;
-        }
-        Ok(())
-    }
-
-    fn calls_by_name(&self) -> bool {
-        self.callable.as_ref().is_some_and(Callable::is_by_name)
-    }
-
-    /// How to let the component have an import that it has not: the line of code that grants it.
-    pub(crate) fn how_to_grant(&self, import: &str) -> String {
-        match self.dropped.iter().any(|kind| kind.is_for(import)) {
-            true => "its own needs do not list what it was granted; see `.needs(..)`".to_owned(),
-            false => how_to_grant(import),
-        }
-    }
-
-    /// The function that serves that import, with the import's types.
-    pub(crate) fn serving(&self, import: &str) -> Option<&Functions> {
-        self.callable.as_ref()?.serving(import)
-    }
-
-    fn has_named_secrets(&self) -> bool {
-        self.keyring.as_ref().is_some_and(|keyring| keyring.has_named())
-    }
-
-    /// Where one call's refusals are kept.
-    pub(crate) fn denials(&self, tenant: Option<Arc<str>>) -> Denials {
-        Denials::new(Arc::clone(&self.audit), Arc::clone(&self.function), tenant)
-    }
-
-    /// One call's share, made when the guest first touches a capability.
-    pub(crate) fn view(self: &Arc<Bound>, call: Call<'_>) -> View {
-        let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(self.max_random);
-        self.clocks.view(&mut wasi);
-        self.random.view(&mut wasi);
-        let capture = Capture::new(Arc::clone(&self.logger), call.tenant.cloned(), call.call_id, call.max_log);
-        cli::view(self, call.invocation, &capture, &mut wasi);
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(call.max_handles);
-        let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(http::MAX_FIELDS);
-        let (tenant, denials) = (call.tenant.cloned(), call.denials);
-        let outgoing = Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone());
-        let keyvalue = keyvalue::Access::new(self.buckets.clone(), tenant.clone(), denials.clone());
-        let files = self.files.as_ref().map(|granted| granted.view(denials.clone())).unwrap_or_default();
-        let bound = Arc::clone(self);
-        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, keyvalue, files, capture, denials }
-    }
-}
 
 /// What a [`View`] is made for.
 pub(crate) struct Call<'a> {
@@ -571,43 +255,5 @@ mod tests {
         for (import, linked) in cases {
             assert_eq!(is_linked(import), linked, "{import}");
         }
-    }
-
-    struct Nobody;
-
-    impl Caller for Nobody {
-        fn call(&self, _: functions::Ask) -> std::pin::Pin<Box<dyn Future<Output = functions::Answer> + Send + '_>> {
-            Box::pin(std::future::ready(functions::Answer { result: Err(functions::Failure::Missing), fuel: 0 }))
-        }
-    }
-
-    #[test]
-    fn grants_without_effect_are_refused() {
-        let imports = ["wasi:cli/environment@0.2.6".to_owned()];
-        let (function, clock, wires) = ("f".into(), Clock::new(), Wires::new(None, Vec::new()).unwrap());
-        let (audit, limits) = (Arc::default(), crate::Limits::default().resolve().unwrap());
-        let caller: Arc<dyn Caller> = Arc::new(Nobody);
-        let store = Store::memory();
-        let scratches = files::scratch::Scratches::default();
-        let to = || Binding {
-            function: &function,
-            imports: &imports,
-            limits: &limits,
-            clock: &clock,
-            wires: &wires,
-            store: &store,
-            scratches: &scratches,
-            audit: &audit,
-            secrets: &[],
-            sink: None,
-            caller: &caller,
-            needs: None,
-        };
-        let bind = |grants: &[Grant]| Bound::bind(grants.to_vec(), to());
-        assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);
-        let refused = |grants: &[Grant]| bind(grants).err().unwrap().to_string();
-        assert!(refused(&[Clocks::fine().into()]).contains("the grant Clocks has no effect"));
-        assert!(refused(&[Args::new(["a"]).into(), Args::new(["b"]).into()]).contains("twice"));
-        assert!(refused(&[Env::from_host("ISOPOD_TEST_NEVER_SET").into()]).contains("ISOPOD_TEST_NEVER_SET"));
     }
 }
