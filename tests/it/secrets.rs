@@ -191,6 +191,8 @@ async fn a_guest_puts_a_secret_where_it_may() {
     let unknown = fetch(&guest, "/v1/x", &[("x-key", "{unknown}")]).await;
     assert!(unknown.value.as_ref().unwrap_err().contains("name: \"unknown\""));
     assert_eq!(unknown.denials()[0].allow_toml(), Some("secrets = [\"unknown\"]"));
+    let near: Reply<Told> = guest.call("placeholder", ("tokens",)).await.unwrap();
+    assert!(near.denials()[0].rule().contains("the nearest is \"token\""), "{}", near.denials()[0].rule());
     assert_eq!(rig.server.connections.load(std::sync::atomic::Ordering::SeqCst), before, "nothing was sent");
 
     // It means nothing in another call.

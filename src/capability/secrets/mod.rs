@@ -8,7 +8,7 @@
 
 pub(super) mod scrub;
 
-use super::policy::quoted;
+use super::policy::{nearest, quoted};
 use super::{Reach, View};
 use crate::bindings::capabilities::SecretHandle;
 use crate::bindings::capabilities::isopod::secrets::secrets as wit;
@@ -378,6 +378,10 @@ impl Keyring {
         self.entries.iter().any(|entry| entry.uses.any())
     }
 
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|entry| entry.uses.any()).map(|entry| &*entry.name)
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.entries.iter().position(|entry| entry.uses.any() && &*entry.name == name)
     }
@@ -435,9 +439,14 @@ impl wit::Host for View {
         let found = self.bound.keyring.as_ref().and_then(|keyring| keyring.find(&name));
         let Some(index) = found else {
             let name = sanitise(&name, 64);
+            let known = self.bound.keyring.iter().flat_map(|keyring| keyring.names());
+            let rule = match nearest(&name, known) {
+                Some(near) => format!("no secret of that name is granted; the nearest is {}", quoted(near)),
+                None => "no secret of that name is granted".to_owned(),
+            };
             let quoted = quoted(&name);
             let rust = format!("`.grant(Secrets::of(Secret::of_host({quoted})))`");
-            let denial = Denial::new(&format!("secret {quoted}"), "no secret of that name is granted");
+            let denial = Denial::new(&format!("secret {quoted}"), &rule);
             self.denials.push(denial.allowed_by(&rust, Some(&format!("secrets = [{quoted}]"))));
             return Ok(Err(wit::Error::Unknown));
         };
