@@ -38,6 +38,7 @@ pub(crate) struct Bound {
     pub(super) callable: Option<Callable>,
     pub max_depth: u32,
     pub max_calls: u32,
+    pub max_input: u64,
     logger: Arc<Logger>,
     buckets: Option<Arc<Buckets>>,
     files: Option<files::Granted>,
@@ -88,6 +89,7 @@ impl Bound {
             callable: None,
             max_depth: to.limits.depth,
             max_calls: to.limits.calls,
+            max_input: to.limits.input,
             logger: Arc::new(to.logger(Log::default())),
             buckets: None,
             files: None,
@@ -196,6 +198,11 @@ impl Bound {
     /// The function that serves that import, with the import's types.
     pub(crate) fn serving(&self, import: &str) -> Option<&Functions> {
         self.callable.as_ref()?.serving(import)
+    }
+
+    /// An interface that a function was to serve, and that is not among those served.
+    pub(crate) fn unserved<'a>(&self, served: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.callable.as_ref()?.unserved(served)
     }
 
     fn has_named_secrets(&self) -> bool {

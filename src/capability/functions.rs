@@ -92,6 +92,15 @@ impl Callable {
         self.grants.iter().any(|grant| grant.serving.is_none())
     }
 
+    /// An interface that a function was to serve, and that is not among those served. The first grant for it counts.
+    pub(super) fn unserved<'a>(&self, served: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        let wanted = self.grants.iter().filter_map(|grant| Some((grant, grant.serving.as_deref()?)));
+        let first =
+            |grant: &Functions, import: &str| self.serving(import).is_some_and(|first| std::ptr::eq(first, grant));
+        let mut idle = wanted.filter(|(grant, _)| !served.clone().any(|import| first(grant, import)));
+        idle.next().map(|(_, interface)| interface)
+    }
+
     /// The function that serves that import.
     pub(super) fn serving(&self, import: &str) -> Option<&Functions> {
         self.grants.iter().find(|grant| grant.serving.is_some() && grant.is_for(import))
@@ -167,7 +176,7 @@ pub(crate) struct Within {
 }
 
 /// Values in the arguments of a call: some bytes of JSON are a hundred of the host's memory.
-const MAX_VALUES: usize = 16 * 1024;
+pub(crate) const MAX_VALUES: usize = 16 * 1024;
 
 /// The interface that a guest calls by.
 pub(super) const INTERFACE: &str = "isopod:function/functions@0.1.0";
@@ -289,11 +298,16 @@ fn explain(failure: Failure, function: &str, foreign: bool) -> Unanswered {
             let text = format!("the host has no callable function \"{}\" now", sanitise(function, 64));
             Unanswered { kind: ErrorKind::Denied, text }
         }
-        Failure::Call(error) if foreign => {
+        // What a host function said when it failed is for the host's people.
+        Failure::Call(error) if foreign || is_the_hosts(error.kind()) => {
             Unanswered { kind: error.kind(), text: format!("it ended as {:?}", error.kind()) }
         }
         Failure::Call(error) => Unanswered { kind: error.kind(), text: error.to_string() },
     }
+}
+
+fn is_the_hosts(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::HostPanic | ErrorKind::Internal | ErrorKind::Misuse | ErrorKind::Store)
 }
 
 #[cfg(test)]

@@ -68,7 +68,8 @@ impl Policy {
 /// What a component needs, in the words of whoever made it: in its custom section `isopod:policy`, or in a file beside it
 /// for [`FunctionBuilder::needs`](crate::FunctionBuilder::needs).
 ///
-/// Whatever is granted beyond it is not given, so that a component cannot be talked into what it was not made for. What it
+/// Whatever is granted beyond it is not given, so that a component cannot be talked into what it was not made for; but
+/// for arguments, stdin, seeded randomness, logs and clocks that tell less, which are no power. What it
 /// needs and was not granted fails the load, as [`ErrorKind::UngrantedImport`], unless it is loaded with
 /// [`deny_at_call`](crate::FunctionBuilder::deny_at_call).
 ///
@@ -503,16 +504,19 @@ impl Text {
         }));
         grants.extend(self.args.map(|args| Args::new(args).into()));
         grants.extend(self.stdin.map(|text| Stdin::bytes(text).into()));
-        grants.extend(self.clocks.map(|time| {
-            Grant::from(match time {
+        let clocks = self.clocks.map(|time| {
+            Ok(Grant::from(match time {
                 Time::Fine => Clocks::fine(),
                 Time::CoarseMs(step) => Clocks::coarse(Duration::from_millis(step)),
                 Time::FixedUnixSeconds(seconds) => {
                     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-                    Clocks::fixed(time.unwrap_or(SystemTime::UNIX_EPOCH))
+                    Clocks::fixed(time.ok_or_else(|| {
+                        Error::new(ErrorKind::Misuse, format!("no clock can stand at {seconds} seconds after 1970"))
+                    })?)
                 }
-            })
-        }));
+            }))
+        });
+        grants.extend(clocks.transpose()?);
         grants.extend(self.random.map(|random| Random::seeded(random.seed).into()));
         grants.extend(self.log.map(|log| {
             let level = match log.level {

@@ -50,7 +50,9 @@ impl Closure {
         let call = move |context: Context, args: &[Val], signature: &Arc<Signature>| {
             let answer = call(context, value::lift_args(args, &signature.params)?);
             let signature = Arc::clone(signature);
-            let answer: Answer = Box::pin(async move { value::lower_result(&answer.await, signature.result.as_ref()) });
+            // The embedder's own value; what the guest has no memory for, it is not given.
+            let answer: Answer =
+                Box::pin(async move { value::lower_result(&answer.await, signature.result.as_ref(), u64::MAX) });
             Ok(answer)
         };
         Closure { interface: interface.to_owned(), function: function.to_owned(), call: Arc::new(call) }

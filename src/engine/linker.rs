@@ -48,6 +48,12 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
         }
     }
     used(&given.closures, &closed)?;
+    if let Some(interface) = bound.unserved(served.iter().map(Served::interface)) {
+        let text = format!(
+            "`Functions::serving(\"{interface}\")` has no effect: the component has that interface from elsewhere, or from an earlier grant; remove it"
+        );
+        return Err(Error::new(ErrorKind::Misuse, text));
+    }
     let members = closed.iter().flat_map(|closed| closed.missing.iter().map(|(member, _)| closed.full_name(member)));
     let names: Vec<String> = missing.iter().map(|(name, _)| name.clone()).chain(members).collect();
     let complete = names.is_empty() && bound.missing.is_empty();

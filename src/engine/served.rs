@@ -2,11 +2,12 @@
 
 use super::Engine;
 use super::import::{Signature, Unfit};
+use super::schema;
 use super::state::State;
-use super::value;
+use super::value::{self, Mismatch};
 use crate::capability::Functions;
-use crate::capability::functions;
-use crate::error::{Error, ErrorKind, Result};
+use crate::capability::functions::{self, MAX_VALUES, Unanswered};
+use crate::error::{Error, ErrorKind, Limit, Result};
 use std::sync::Arc;
 use wasmtime::StoreContextMut;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
@@ -20,17 +21,29 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
+    }
+
     pub(super) fn find(engine: &Engine, name: &str, item: ComponentItem, function: &Functions) -> Result<Served> {
         let cannot = |why: &str| {
             let text = format!("the function \"{}\" cannot serve {name}: {why}", function.name);
             Err(Error::new(ErrorKind::Misuse, text))
         };
         let ComponentItem::ComponentInstance(interface) = item else { return cannot("it is not an interface") };
-        let mut members = Vec::new();
+        let (mut members, mut seen) = (Vec::new(), schema::Seen::default());
         for (member, item) in interface.exports(&engine.wasmtime) {
             match item.ty {
                 ComponentItem::ComponentFunc(ty) if ty.async_() => return cannot("it has async functions"),
-                ComponentItem::ComponentFunc(ty) => members.push((member.to_owned(), ty)),
+                ComponentItem::ComponentFunc(ty) => {
+                    let types = ty.params().map(|(_, ty)| ty).chain(ty.results());
+                    for ty in types.collect::<Vec<_>>() {
+                        if let Err(why) = schema::supported(&ty, &mut seen) {
+                            return cannot(&why);
+                        }
+                    }
+                    members.push((member.to_owned(), ty));
+                }
                 ComponentItem::Resource(_) => return cannot("it has resources"),
                 _ => {}
             }
@@ -62,10 +75,21 @@ async fn invoke(
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
     store.data_mut().count_host_call();
+    let exceeded = |limit, text: &str| Unanswered { kind: ErrorKind::LimitExceeded(limit), text: text.to_owned() };
+    if args.iter().map(value::count).sum::<usize>() > MAX_VALUES {
+        return Err(exceeded(Limit::Transfer, "its arguments have more values than pass at once").into());
+    }
     let args = value::lift_args(args, &signature.params).map_err(|e| Unfit::new(signature, "arguments", &e))?;
     let answer = functions::ask(store, function, signature.name.clone(), args).await??;
-    let answer = value::lower_result(&answer, signature.result.as_ref());
-    let answer = answer.map_err(|e| Unfit::new(signature, "result", &e))?;
+    // The types are the caller's, who may have chosen them to make much of little.
+    let most = store.data().bound.max_input;
+    let answer = match value::lower_result(&answer, signature.result.as_ref(), most) {
+        Ok(answer) => answer,
+        Err(Mismatch::TooLarge) => {
+            return Err(exceeded(Limit::Input, "the answer is larger than the caller's `Limits::input`").into());
+        }
+        Err(mismatch) => return Err(Unfit::new(signature, "result", &mismatch).into()),
+    };
     results.iter_mut().zip(answer).for_each(|(result, answer)| *result = answer);
     Ok(())
 }

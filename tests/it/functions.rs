@@ -275,8 +275,54 @@ async fn a_function_serves_an_interface_with_its_types() {
     let error = asks.call::<u32>("run", (2,)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
 
+    let twice = host.function("asks").component_wat(ASKS).grant(Functions::named("sums").serving("acme:tools/sums"));
+    let twice = twice.grant(Functions::named("other").serving("acme:tools/sums@0.2.1")).load().await.unwrap_err();
+    assert!(twice.kind() == ErrorKind::Misuse && text(&twice).contains("from an earlier grant"), "{twice}");
     let other = load(Functions::named("sums").serving("acme:tools/others")).await.unwrap_err();
     assert!(other.kind() == ErrorKind::Misuse && text(&other).contains("no effect"), "{other}");
     let none = host.function("asks").component_wat(ASKS).load().await.unwrap_err();
     assert_eq!(none.kind(), ErrorKind::UngrantedImport);
+}
+
+/// The caller's own types must not make gigabytes of a small answer, nor its arguments megabytes of the host's values.
+#[tokio::test]
+async fn types_of_the_caller_do_not_unfold_the_answer() {
+    let host = Host::new().unwrap();
+    let wide = |result: &str, lift: &str| {
+        format!(
+            r#"(component
+                (core module $m (memory (export "m") 1) (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+                    (func (export "f") (result i32) (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 1000)) (i32.const 0)))
+                (core instance $i (instantiate $m))
+                (alias core export $i "m" (core memory $mem))
+                {result}
+                (func $f (result $list) (canon lift (core func $i "f") (memory $mem) {lift}))
+                (instance $lists (export "item" (type $item)) (export "f" (func $f)))
+                (export "acme:tools/lists" (instance $lists)))"#
+        )
+    };
+    let serves = wide(r#"(type $item (record (field "a" u8))) (type $list (list $item))"#, "");
+    let _serves = host.function("lists").component_wat(serves).callable().load().await.unwrap();
+    let names: String = (0..40).map(|n| format!(r#"(field "{}{n}" (option u8))"#, "x".repeat(30_000))).collect();
+    let asks = format!(
+        r#"(component
+            (import "acme:tools/lists" (instance $lists
+                (type $item' (record (field "a" u8) {names})) (export "item" (type $item (eq $item')))
+                (export "f" (func (result (list $item))))))
+            (core module $libc (memory (export "m") 100) (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+            (core instance $libc (instantiate $libc))
+            (alias core export $libc "m" (core memory $mem))
+            (alias core export $libc "realloc" (core func $realloc))
+            (core func $f (canon lower (func $lists "f") (memory $mem) (realloc $realloc)))
+            (core module $m (import "l" "f" (func $f (param i32))) (func (export "run") (call $f (i32.const 0))))
+            (core instance $in (export "f" (func $f)))
+            (core instance $i (instantiate $m (with "l" (instance $in))))
+            (func (export "run") (canon lift (core func $i "run"))))"#
+    );
+    let asks = host.function("asks").component_wat(asks);
+    let asks = asks.grant(Functions::named("lists").serving("acme:tools/lists")).load().await.unwrap();
+    let before = crate::support::resident();
+    let error = asks.call::<()>("run", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(isopod::Limit::Input), "{error}");
+    assert!(crate::support::resident() < before + 400 * 1024, "nothing was unfolded");
 }

@@ -153,8 +153,8 @@ impl Exchange {
         let ends = Instant::now() + bounds.timeout;
         let asked = asked(self.request.method(), self.request.uri());
         let exchange = async {
-            let scrubber = self.inject().await.ok_or(Error::ConfigurationError)?;
-            let Exchange { request, target, client, denials, place, .. } = self;
+            self.inject().await.ok_or(Error::ConfigurationError)?;
+            let Exchange { request, target, client, denials, place, keyring, .. } = self;
             let (mut parts, body) = request.into_parts();
             let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
             let uri = uri.path_and_query(&*target.path_and_query);
@@ -171,6 +171,8 @@ impl Exchange {
                 }
                 Error::from(found)
             })?;
+            // With values that came up meanwhile.
+            let scrubber = keyring.map(|keyring| keyring.scrubber()).unwrap_or_default();
             Ok::<_, Error>((response, scrubber, place))
         };
         let answered = tokio::time::timeout(until_head(options, bounds.timeout), exchange).await;
@@ -199,11 +201,10 @@ impl Exchange {
         Ok((response, Box::new(std::future::ready(Ok(())))))
     }
 
-    /// Puts the secrets into the request. Gives what takes them out of the response; none if a secret cannot be had, or
-    /// cannot stand where it is to stand.
-    async fn inject(&mut self) -> Option<Arc<Scrubber>> {
+    /// Puts the secrets into the request. None if one cannot be had, or cannot stand where it is to stand.
+    async fn inject(&mut self) -> Option<()> {
         let Exchange { request, target, egress, keyring, rule, placeholders, .. } = self;
-        let Some(keyring) = keyring else { return Some(Arc::default()) };
+        let Some(keyring) = keyring else { return Some(()) };
         for injection in egress.injections.get(*rule).into_iter().flatten() {
             if injection.place != Place::Placeholder {
                 let value = keyring.read(injection.secret).await.ok()?;
@@ -214,14 +215,13 @@ impl Exchange {
             let value = keyring.read(*secret).await.ok()?;
             inject::replace(request.headers_mut(), placeholder, &value)?;
         }
-        let scrubber = keyring.scrubber();
-        if !scrubber.is_empty() {
+        if !keyring.scrubber().is_empty() {
             // Nothing is found in what is compressed, or cut into parts that are shorter than a secret.
             for name in [header::ACCEPT_ENCODING, header::TE, header::RANGE, header::IF_RANGE] {
                 request.headers_mut().remove(name);
             }
         }
-        Some(scrubber)
+        Some(())
     }
 }
 
@@ -480,7 +480,10 @@ impl Body for Scrubbed {
                     Some(Ok(other))
                 }
                 // What was held back is lost with what would have followed it.
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => {
+                    this.pieces = Piecewise::default();
+                    return Poll::Ready(Some(Err(error)));
+                }
                 None => None,
             };
             this.last = Some(data);

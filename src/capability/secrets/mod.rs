@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 use wasmtime::component::{HasData, Linker, Resource};
 use zeroize::Zeroizing;
 
@@ -258,16 +259,23 @@ impl std::fmt::Debug for Secrets {
 #[derive(Default)]
 pub(crate) struct Keyring {
     entries: Vec<Entry>,
-    seen: Mutex<Seen>,
+    seen: Arc<Mutex<Seen>>,
 }
 
 struct Entry {
     name: Arc<str>,
     source: Arc<dyn SecretSource>,
     uses: Uses,
-    /// What the source said last. Whoever asks while it is being asked waits for the same answer.
-    last: tokio::sync::Mutex<Option<(Instant, Result<SecretValue, String>)>>,
+    /// What the source said last, or will say. It is asked on a task of its own, which whoever wants to know waits for.
+    last: Mutex<Option<Asked>>,
 }
+
+struct Asked {
+    at: Instant,
+    answer: watch::Receiver<Option<Answer>>,
+}
+
+type Answer = Result<SecretValue, String>;
 
 /// What a guest may do with a secret by its name.
 #[derive(Clone, Copy, Default)]
@@ -276,6 +284,13 @@ pub(super) struct Uses {
     pub place: bool,
     pub compare: bool,
     pub reveal: bool,
+}
+
+impl Asked {
+    /// Whether there is no answer yet, and there may be one.
+    fn is_awaited(&self) -> bool {
+        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
+    }
 }
 
 impl Uses {
@@ -296,7 +311,7 @@ struct Seen {
 const MAX_SEEN: usize = 8;
 /// How long an answer of a source counts, so that a guest in a loop does not reach it.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the sources of a function may take while it is loaded.
+/// How long a source may take, and all of a function's while it is loaded.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Keyring {
@@ -318,8 +333,8 @@ impl Keyring {
             let text = format!("two secrets are named \"{name}\"; rename one by `Secret::named`");
             return Err(Error::new(ErrorKind::Misuse, text));
         }
-        self.entries.push(Entry { name: Arc::clone(&secret.name), source, uses, last: tokio::sync::Mutex::default() });
-        self.seen.get_mut().values.push(VecDeque::new());
+        self.entries.push(Entry { name: Arc::clone(&secret.name), source, uses, last: Mutex::default() });
+        self.seen.lock().values.push(VecDeque::new());
         Ok(self.entries.len() - 1)
     }
 
@@ -347,21 +362,33 @@ impl Keyring {
 
     /// The value as it is now, or was a second ago. Why it cannot be had is told to `tracing`, once for each time that the
     /// source is asked.
-    pub(super) async fn read(&self, index: usize) -> Result<SecretValue, String> {
-        let entry = self.entries.get(index).ok_or("there is no such secret")?;
-        let mut last = entry.last.lock().await;
-        if let Some((at, answer)) = &*last
-            && at.elapsed() < FRESH
-        {
-            return answer.clone();
-        }
-        let answer = fetch(&*entry.source).await;
-        match &answer {
-            Ok(value) => self.seen.lock().note(index, value),
-            Err(why) => tracing::error!(secret = &*entry.name, why, "a secret cannot be had"),
-        }
-        *last = Some((Instant::now(), answer.clone()));
-        answer
+    pub(super) async fn read(&self, index: usize) -> Answer {
+        let mut answer = {
+            let entry = self.entries.get(index).ok_or("there is no such secret")?;
+            let mut last = entry.last.lock();
+            let known = last.as_ref().filter(|asked| asked.is_awaited() || asked.at.elapsed() < FRESH);
+            match known {
+                Some(asked) => asked.answer.clone(),
+                None => last.insert(self.ask(index, entry)).answer.clone(),
+            }
+        };
+        let answer = answer.wait_for(Option::is_some).await.map(|answer| answer.clone());
+        answer.ok().flatten().unwrap_or_else(|| Err("its source panicked".to_owned()))
+    }
+
+    fn ask(&self, index: usize, entry: &Entry) -> Asked {
+        let (sender, answer) = watch::channel(None);
+        let (name, source, seen) = (Arc::clone(&entry.name), Arc::clone(&entry.source), Arc::clone(&self.seen));
+        tokio::spawn(async move {
+            let answer = tokio::time::timeout(PATIENCE, fetch(&*source)).await;
+            let answer = answer.unwrap_or_else(|_| Err(format!("its source took over {PATIENCE:?}")));
+            match &answer {
+                Ok(value) => seen.lock().note(index, value),
+                Err(why) => tracing::error!(secret = &*name, why, "a secret cannot be had"),
+            }
+            sender.send_replace(Some(answer));
+        });
+        Asked { at: Instant::now(), answer }
     }
 
     pub(super) fn name(&self, index: usize) -> &str {
@@ -512,7 +539,7 @@ mod tests {
     use super::*;
 
     fn read(secret: &Secret) -> Result<String, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime
             .block_on(fetch(&*secret.resolve(&[]).unwrap()))
             .map(|value| String::from_utf8_lossy(value.expose()).into_owned())
@@ -548,7 +575,7 @@ mod tests {
 
     #[test]
     fn an_old_value_is_not_shown_after_a_new_one() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let values = Mutex::new(vec!["value-number-2", "value-number-1"]);
         let source = move || {
             let mut values = values.lock();

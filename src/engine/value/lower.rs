@@ -34,14 +34,14 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
 }
 
 /// Turns what a host function gave into its result. A function without a result gives unit.
-pub(crate) fn lower_result<R: Serialize + ?Sized>(value: &R, ty: Option<&Type>) -> Result<Option<Val>> {
-    // The embedder's own value; what the guest has no memory for, it is not given.
+pub(crate) fn lower_result<R: Serialize + ?Sized>(value: &R, ty: Option<&Type>, max_bytes: u64) -> Result<Option<Val>> {
     let mut handles = Handles::default();
-    let mut cx = Cx { handles: &mut handles, max_bytes: u64::MAX, spent: 0, names: 0, compared: 0 };
-    match ty {
+    let mut cx = Cx { handles: &mut handles, max_bytes, spent: 0, names: 0, compared: 0 };
+    let lowered = match ty {
         Some(ty) => cx.value(value, ty).map(Some),
         None => value.serialize(Lower::new(Want::Args(&[]), &mut cx)).map(|_| None),
-    }
+    };
+    cx.within_limits().and(lowered)
 }
 
 /// The names of fields and cases are copied into every `Val` and chosen by the guest, so they need a bound of their

@@ -78,6 +78,19 @@ pub(crate) fn bytes(val: &Val) -> u64 {
     }
 }
 
+/// Values within a value; a list of bytes counts as one.
+pub(crate) fn count(val: &Val) -> usize {
+    let boxed = |val: &Option<Box<Val>>| 1 + val.as_deref().map_or(0, count);
+    match val {
+        Val::List(vals) if matches!(vals.first(), Some(Val::U8(_))) => 1,
+        Val::List(vals) | Val::Tuple(vals) => 1 + vals.iter().map(count).sum::<usize>(),
+        Val::Record(fields) => 1 + fields.iter().map(|(_, val)| count(val)).sum::<usize>(),
+        Val::Variant(_, val) | Val::Option(val) => boxed(val),
+        Val::Result(Ok(val) | Err(val)) => boxed(val),
+        _ => 1,
+    }
+}
+
 /// Payload of "which case", and of flags and handles, whatever the canonical ABI packs them into.
 const DISCRIMINANT: u64 = 1;
 const WORD: u64 = 4;
