@@ -16,6 +16,9 @@ mod keyvalue;
 mod limits;
 mod logging;
 mod policy;
+// The example checks what it claims.
+#[path = "../../examples/saas.rs"]
+mod saas;
 mod secrets;
 mod server;
 mod support;

@@ -53,6 +53,7 @@ const GUESTS: &[Guest] = &[
     guest("json-transform", Kind::Rust, "wit/json-transform.wit"),
     guest("keyvalue", Kind::Rust, "wit/keyvalue"),
     guest("keyvalue-draft", Kind::Rust, "wit/keyvalue"),
+    guest("orders", Kind::Rust, "wit/orders"),
     guest("secret-scan", Kind::Rust, "wit/plugin.wit"),
     guest("secrets", Kind::Rust, "wit/secrets"),
     guest("shapes", Kind::Rust, "wit/shapes.wit"),
