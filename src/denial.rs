@@ -4,6 +4,7 @@ use crate::clock;
 use crate::text::sanitise;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ pub struct Denial {
     allow: Option<Allow>,
     function: Arc<str>,
     tenant: Option<Arc<str>>,
+    call_id: u64,
     at: SystemTime,
 }
 
@@ -43,6 +45,7 @@ impl Denial {
             allow: None,
             function: "".into(),
             tenant: None,
+            call_id: 0,
             at: clock::wall(),
         }
     }
@@ -55,9 +58,11 @@ impl Denial {
         self
     }
 
-    pub(crate) fn of(mut self, function: &Arc<str>, tenant: Option<&Arc<str>>) -> Denial {
+    /// Says whose it is; `call_id` is 0 for a load.
+    pub(crate) fn of(mut self, function: &Arc<str>, tenant: Option<&Arc<str>>, call_id: u64) -> Denial {
         self.function = Arc::clone(function);
         self.tenant = tenant.cloned();
+        self.call_id = call_id;
         self
     }
 
@@ -91,6 +96,11 @@ impl Denial {
         self.tenant.as_deref()
     }
 
+    /// The number of the call, as receipts and log records have it; 0 where the function was being loaded.
+    pub fn call_id(&self) -> u64 {
+        self.call_id
+    }
+
     /// When it asked.
     pub fn at(&self) -> SystemTime {
         self.at
@@ -104,6 +114,13 @@ impl Denial {
             Some(Allow { rust, toml: Some(toml) }) => format!("{rust}, or in a policy: {toml}"),
         };
         format!("{} was denied: {}; to allow it: {allow}", self.capability, self.rule)
+    }
+}
+
+impl fmt::Display for Denial {
+    /// As [`explain`](Denial::explain).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.explain())
     }
 }
 
@@ -139,17 +156,18 @@ struct Refused {
     audit: Arc<Audit>,
     function: Arc<str>,
     tenant: Option<Arc<str>>,
+    call_id: u64,
 }
 
 impl Denials {
-    pub(crate) fn new(audit: Arc<Audit>, function: Arc<str>, tenant: Option<Arc<str>>) -> Denials {
-        Denials(Arc::new(Refused { list: Mutex::default(), audit, function, tenant }))
+    pub(crate) fn new(audit: Arc<Audit>, function: Arc<str>, tenant: Option<Arc<str>>, call_id: u64) -> Denials {
+        Denials(Arc::new(Refused { list: Mutex::default(), audit, function, tenant, call_id }))
     }
 
     /// Keeps it, tells the host's audit, and says so as an event; beyond [`MAX_DENIALS`] none of that.
     pub(crate) fn push(&self, denial: Denial) {
-        let Refused { list, audit, function, tenant } = &*self.0;
-        let denial = denial.of(function, tenant.as_ref());
+        let Refused { list, audit, function, tenant, call_id } = &*self.0;
+        let denial = denial.of(function, tenant.as_ref(), *call_id);
         {
             let mut kept = list.lock();
             if kept.len() >= MAX_DENIALS {
@@ -160,6 +178,7 @@ impl Denials {
         tracing::warn!(
             function = %sanitise(function, 128),
             tenant = tenant.as_ref().map(|tenant| sanitise(tenant, 128)),
+            call_id,
             capability = denial.capability,
             rule = denial.rule,
             "denied"
@@ -185,7 +204,7 @@ mod tests {
     fn a_loop_of_refusals_fills_nothing() {
         let audit = Arc::new(Audit::default());
         let denial = |n: usize| Denial::new(&format!("thing {n}"), "no rule").allowed_by("`.grant(..)`", Some("x = 1"));
-        let denials = |tenant: &str| Denials::new(Arc::clone(&audit), "f".into(), Some(tenant.into()));
+        let denials = |tenant: &str| Denials::new(Arc::clone(&audit), "f".into(), Some(tenant.into()), 7);
         denials("quiet").push(denial(1));
         for call in 0..100 {
             let denials = denials("acme");
@@ -197,6 +216,7 @@ mod tests {
         assert_eq!(kept[0].tenant(), Some("quiet"));
         let last = &kept[MAX_OWN];
         assert_eq!((last.capability(), last.function(), last.tenant()), ("thing 99031", "f", Some("acme")));
+        assert_eq!((last.call_id(), last.to_string()), (7, last.explain()));
         assert_eq!(last.explain(), "thing 99031 was denied: no rule; to allow it: `.grant(..)`, or in a policy: x = 1");
     }
 }

@@ -210,8 +210,8 @@ impl Bound {
     }
 
     /// Where one call's refusals are kept.
-    pub(crate) fn denials(&self, tenant: Option<Arc<str>>) -> Denials {
-        Denials::new(Arc::clone(&self.audit), Arc::clone(&self.function), tenant)
+    pub(crate) fn denials(&self, tenant: Option<Arc<str>>, call_id: u64) -> Denials {
+        Denials::new(Arc::clone(&self.audit), Arc::clone(&self.function), tenant, call_id)
     }
 
     /// One call's share, made when the guest first touches a capability.

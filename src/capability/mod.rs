@@ -233,6 +233,18 @@ pub(crate) fn how_to_grant(import: &str) -> String {
     )
 }
 
+/// The line of a policy that lets a component have an import.
+pub(crate) fn policy_line(import: &str) -> Option<&'static str> {
+    match import {
+        _ if http::is_outgoing(import) => Some("http = [{ to = \"https://..\" }]"),
+        _ if keyvalue::is_provided(import) => Some("keyvalue = [{ bucket = \"..\" }]"),
+        config::INTERFACE => Some("config = { \"..\" = \"..\" }"),
+        functions::INTERFACE => Some("functions = [\"..\"]"),
+        secrets::INTERFACE => Some("secrets = [\"..\"]"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -319,7 +319,15 @@ fn read<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
             false => None,
         };
         let hint = hint.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        Error::new(ErrorKind::Misuse, format!("the {what} cannot be read at line {line}: {message}{hint}"))
+        // A line that is put below a table is a key of that table.
+        let place = match message.starts_with("unknown field")
+            && message.contains("expected one of `to`")
+            && text.contains("[[")
+        {
+            true => "; a key of the whole policy stands above the first `[[..]]`",
+            false => "",
+        };
+        Error::new(ErrorKind::Misuse, format!("the {what} cannot be read at line {line}: {message}{hint}{place}"))
     })
 }
 
@@ -741,6 +749,7 @@ mod tests {
             ("http = 3", "invalid type"),
             ("env = { A = 1 }", "invalid type"),
             ("secrets = [", "at line 1"),
+            ("[[http]]\nto = \"https://a\"\nsecrets = [\"x\"]", "stands above the first `[[..]]`"),
             ("functions = [3]", "the name of a function"),
             ("functions = [{ name = \"a\", bogus = 1 }]", "the name of a function"),
         ] {

@@ -168,11 +168,11 @@ const MAX_UNGRANTED: usize = 256;
 fn ungranted<'a>(imports: impl Iterator<Item = &'a str>, bound: &'a Bound) -> Error {
     let mut denials = Vec::new();
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
-    let imports = imports.map(|name| (name, bound.how_to_grant(name), None));
+    let imports = imports.map(|name| (name, bound.how_to_grant(name), capability::policy_line(name)));
     let needs =
         bound.missing.iter().map(|missing| (missing.what.as_str(), missing.rust.clone(), missing.toml.as_deref()));
     for (name, grant, toml) in imports.chain(needs).take(MAX_UNGRANTED) {
-        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, toml).of(&bound.function, None));
+        denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, toml).of(&bound.function, None, 0));
         match groups.iter_mut().find(|(known, _)| *known == grant) {
             Some((_, names)) => names.push(name),
             None => groups.push((grant, vec![name])),

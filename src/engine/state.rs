@@ -117,7 +117,8 @@ impl State {
 
     /// Keeps a record of a refusal, up to a bound.
     pub(crate) fn deny(&mut self, denial: Denial) {
-        self.denials.get_or_insert_with(|| self.bound.denials(self.tenant.clone())).push(denial);
+        let call_id = self.call_id();
+        self.denials.get_or_insert_with(|| self.bound.denials(self.tenant.clone(), call_id)).push(denial);
     }
 
     /// The last refusal, in one line.
@@ -168,10 +169,11 @@ impl Reach for State {
     fn own_view(&mut self) -> &mut View {
         let State { view, denials, bound, tenant, call_id, .. } = self;
         view.get_or_insert_with(|| {
-            let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone())).clone();
+            let call_id = *call_id.get_or_insert_with(next_call_id);
+            let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone(), call_id)).clone();
             Box::new(bound.view(Call {
                 tenant: tenant.as_ref(),
-                call_id: *call_id.get_or_insert_with(next_call_id),
+                call_id,
                 invocation: self.invocation.as_deref(),
                 max_log: self.max_log,
                 max_handles: self.max_handles,

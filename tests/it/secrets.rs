@@ -227,7 +227,11 @@ async fn a_secret_is_compared_and_read_only_where_granted() {
 struct Answers(Mutex<Vec<Result<&'static str, &'static str>>>);
 
 impl SecretSource for Answers {
-    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+    fn is_by_tenant(&self) -> bool {
+        false
+    }
+
+    fn read(&self, _: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>> {
         match self.0.lock().unwrap().pop() {
             Some(Ok(value)) => Box::pin(std::future::ready(Ok(SecretValue::from(value.to_owned())))),
             Some(Err(why)) => Box::pin(std::future::ready(Err(io::Error::other(why)))),
@@ -272,6 +276,27 @@ async fn a_new_value_is_used_without_a_reload() {
     };
     assert_eq!(hangs.kind(), ErrorKind::TimedOut);
     assert!(started.elapsed() < ms(20_000));
+}
+
+#[tokio::test]
+async fn each_tenant_has_a_value_of_its_own() {
+    let rig = Rig::new(|host| host).await;
+    let source = async |tenant: Option<Arc<str>>| match tenant.as_deref() {
+        Some("locked") => Err(io::Error::other("no token for it")),
+        tenant => Ok(SecretValue::from(format!("token of {}", tenant.unwrap_or("nobody")))),
+    };
+    let grants = vec![
+        Http::to("https://api.test").bearer(Secret::from_source("token", source)).into(),
+        Secrets::of(Secret::value("other", "12345678".to_owned())).into(),
+    ];
+    let guest = rig.guest(grants).await;
+    for tenant in ["acme", "globex", "acme"] {
+        let told = fetch(&guest.tenant(tenant), "/", &[]).await.value.unwrap();
+        assert!(rig.came().contains(&format!("Bearer token of {tenant}\n")));
+        assert!(!told.contains(tenant), "{told}");
+    }
+    let locked = fetch(&guest.tenant("locked"), "/", &[]).await;
+    assert!(locked.value.unwrap_err().contains("ConfigurationError"));
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ pub(crate) async fn serve(
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             counted.fetch_add(1, Ordering::SeqCst);
+            stream.set_nodelay(true).unwrap();
             let (tls, answer) = (tls.clone(), answer.clone());
             tokio::spawn(async move {
                 match tls {
@@ -119,6 +120,7 @@ impl Network for Names {
         self.dialled.lock().unwrap().push(address);
         Box::pin(async move {
             let stream = TcpStream::connect(self.instead.unwrap_or(address)).await?;
+            stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }

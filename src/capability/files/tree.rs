@@ -834,7 +834,7 @@ mod tests {
         let dir = Dir::open_ambient_dir(path, ambient_authority()).unwrap();
         let tree = Tree::granted(dir, path.to_owned(), "/d".to_owned(), Some(quota)).unwrap();
         let (jobs, opens) = (Semaphore::new(1).into(), Semaphore::new(16).into());
-        let denials = Denials::new(Arc::default(), "f".into(), None);
+        let denials = Denials::new(Arc::default(), "f".into(), None, 0);
         Arc::new(Node::root(Arc::new(tree), Arc::new(Desk { jobs, opens, denials })))
     }
 

@@ -42,7 +42,8 @@ pub trait Network: Send + Sync + 'static {
         })
     }
 
-    /// A connection to that address, which was checked.
+    /// A connection to that address, which was checked. Small requests go out at once only over a TCP stream without delay
+    /// (`set_nodelay`), as the default makes it.
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;

@@ -446,7 +446,7 @@ impl Refusal {
         if let Host::Ip(address) = target.host
             && let Some(class) = class(address)
         {
-            host = format!("{host} ({class})");
+            host = format!("{host} ({class}{})", warning(class));
         }
         let path = sanitise(target.path(), SHOWN);
         let (method, port, scheme) = (&target.method, target.port, target.scheme.as_str());
@@ -475,7 +475,7 @@ impl Refusal {
 
     fn by_address(target: &Target, address: IpAddr, class: &'static str) -> Refusal {
         let host = sanitise(&target.host.to_string(), SHOWN);
-        let rule = format!("{host} leads to {address}, which is not public ({class})");
+        let rule = format!("{host} leads to {address}, which is not public ({class}{})", warning(class));
         Refusal { reason: Reason::Address(class), rule, allow: Some(Box::new(Grant::of(target, Some(address)))) }
     }
 }
@@ -681,6 +681,11 @@ fn same_host(text: &str, normal: &str) -> bool {
 
 fn common_labels(one: &str, other: &str) -> usize {
     one.rsplit('.').zip(other.rsplit('.')).take_while(|(one, other)| one == other).count()
+}
+
+/// What to think of before granting such an address.
+fn warning(class: &str) -> &'static str {
+    if class.contains("metadata") { ", which hands out the machine's credentials" } else { "" }
 }
 
 /// What kind of address this is, if it is not public unicast.

@@ -101,6 +101,7 @@ impl Outgoing {
             placeholders: used,
             egress: Arc::clone(egress),
             keyring: self.keyring.clone(),
+            tenant: self.tenant.clone(),
             target,
             client: egress.clients.of(self.tenant.as_ref()),
             denials: self.denials.clone(),
@@ -138,6 +139,7 @@ struct Exchange {
     bounds: HttpBounds,
     egress: Arc<Egress>,
     keyring: Option<Arc<Keyring>>,
+    tenant: Option<Arc<str>>,
     /// The one that allows it.
     rule: usize,
     /// Those that stand in its headers, and their secrets.
@@ -154,7 +156,7 @@ impl Exchange {
         let asked = asked(self.request.method(), self.request.uri());
         let exchange = async {
             self.inject().await.ok_or(Error::ConfigurationError)?;
-            let Exchange { request, target, client, denials, place, keyring, .. } = self;
+            let Exchange { request, target, client, denials, place, keyring, tenant, .. } = self;
             let (mut parts, body) = request.into_parts();
             let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
             let uri = uri.path_and_query(&*target.path_and_query);
@@ -172,7 +174,7 @@ impl Exchange {
                 Error::from(found)
             })?;
             // With values that came up meanwhile.
-            let scrubber = keyring.map(|keyring| keyring.scrubber()).unwrap_or_default();
+            let scrubber = keyring.map(|keyring| keyring.scrubber(tenant.as_ref())).unwrap_or_default();
             Ok::<_, Error>((response, scrubber, place))
         };
         let answered = tokio::time::timeout(until_head(options, bounds.timeout), exchange).await;
@@ -203,19 +205,20 @@ impl Exchange {
 
     /// Puts the secrets into the request. None if one cannot be had, or cannot stand where it is to stand.
     async fn inject(&mut self) -> Option<()> {
-        let Exchange { request, target, egress, keyring, rule, placeholders, .. } = self;
+        let Exchange { request, target, egress, keyring, tenant, rule, placeholders, .. } = self;
+        let tenant = tenant.as_ref();
         let Some(keyring) = keyring else { return Some(()) };
         for injection in egress.injections.get(*rule).into_iter().flatten() {
             if injection.place != Place::Placeholder {
-                let value = keyring.read(injection.secret).await.ok()?;
+                let value = keyring.read(injection.secret, tenant).await.ok()?;
                 injection.place.put(&value, request.headers_mut(), &mut target.path_and_query)?;
             }
         }
         for (secret, placeholder) in placeholders {
-            let value = keyring.read(*secret).await.ok()?;
+            let value = keyring.read(*secret, tenant).await.ok()?;
             inject::replace(request.headers_mut(), placeholder, &value)?;
         }
-        if !keyring.scrubber().is_empty() {
+        if !keyring.scrubber(tenant).is_empty() {
             // Nothing is found in what is compressed, or cut into parts that are shorter than a secret.
             for name in [header::ACCEPT_ENCODING, header::TE, header::RANGE, header::IF_RANGE] {
                 request.headers_mut().remove(name);

@@ -18,7 +18,7 @@ use crate::future::BoxFuture;
 use crate::text::sanitise;
 use parking_lot::Mutex;
 use scrub::Scrubber;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use zeroize::Zeroizing;
 
 /// A value that guests may use and not read: its name, and where the value comes from.
 ///
-/// The name is for people and policies. The value is asked for when it is needed, at most once a second for each function,
-/// so that a new one needs no reload.
+/// The name is for people and policies. The value is asked for when it is needed, at most once a second for each function
+/// and tenant, so that a new one needs no reload.
 /// It has at least 8 bytes, as a shorter one could not be told from other text in an answer, and at most 8 KiB.
 ///
 /// There is no `Debug` and no `Serialize`, and no way to ask for the value.
@@ -40,7 +40,7 @@ use zeroize::Zeroizing;
 /// use isopod::{Http, Secret, SecretValue};
 ///
 /// let token = Secret::env("API_TOKEN");
-/// let vault = Secret::from_source("db-password", async || Ok(SecretValue::from("from a vault".to_owned())));
+/// let vault = Secret::from_source("api-token", async |tenant| Ok(SecretValue::from(format!("the token of {tenant:?}"))));
 /// let api = Http::to("https://api.example.com").get("/v1/*").bearer(token);
 /// ```
 #[derive(Clone)]
@@ -56,20 +56,26 @@ enum Source {
     Host(Arc<str>),
 }
 
-/// Where a secret's value comes from: a vault, say. Any `Fn() -> Future` is one.
+/// Where a secret's value comes from: a vault, say. Any `Fn(Option<Arc<str>>) -> Future` is one, which is told the tenant.
 pub trait SecretSource: Send + Sync + 'static {
-    /// The value as it is now. It is waited for as part of a call, until the call's deadline; an error is told to the guest
-    /// as "unavailable", and as a `tracing` event to the host.
-    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>>;
+    /// The value as it is now for that tenant, or for a call without one. It is waited for as part of a call, until the
+    /// call's deadline; an error is told to the guest as "unavailable", and as a `tracing` event to the host.
+    fn read(&self, tenant: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>>;
+
+    /// Whether tenants have values of their own. If so, which is what this says, each tenant's is asked for by its calls,
+    /// and none when the function is loaded.
+    fn is_by_tenant(&self) -> bool {
+        true
+    }
 }
 
 impl<F, Fut> SecretSource for F
 where
-    F: Fn() -> Fut + Send + Sync + 'static,
+    F: Fn(Option<Arc<str>>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = io::Result<SecretValue>> + Send + 'static,
 {
-    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
-        Box::pin(self())
+    fn read(&self, tenant: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>> {
+        Box::pin(self(tenant))
     }
 }
 
@@ -118,7 +124,7 @@ impl Secret {
         Secret::new(name.into(), Fixed(value.into()))
     }
 
-    /// What `source` gives.
+    /// What `source` gives, which may be another value for each tenant.
     pub fn from_source(name: impl Into<Arc<str>>, source: impl SecretSource) -> Secret {
         Secret::new(name.into(), source)
     }
@@ -168,8 +174,8 @@ impl Secret {
 }
 
 /// Asks a source, and checks what it says.
-async fn fetch(source: &dyn SecretSource) -> Result<SecretValue, String> {
-    let value = source.read().await.map_err(|e| e.to_string())?;
+async fn fetch(source: &dyn SecretSource, tenant: Tenant) -> Answer {
+    let value = source.read(tenant).await.map_err(|e| e.to_string())?;
     match value.0.len() {
         length if LENGTH.contains(&length) => Ok(value),
         length => Err(format!(
@@ -183,7 +189,11 @@ async fn fetch(source: &dyn SecretSource) -> Result<SecretValue, String> {
 struct Variable(Arc<str>);
 
 impl SecretSource for Variable {
-    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+    fn is_by_tenant(&self) -> bool {
+        false
+    }
+
+    fn read(&self, _: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>> {
         // `std::env::var` puts a value that is not UTF-8 into its error.
         let value = std::env::var_os(&*self.0).map(|value| value.into_encoded_bytes().into());
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the variable {} is not set", self.0));
@@ -194,7 +204,11 @@ impl SecretSource for Variable {
 struct File(PathBuf);
 
 impl SecretSource for File {
-    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+    fn is_by_tenant(&self) -> bool {
+        false
+    }
+
+    fn read(&self, _: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>> {
         let path = self.0.clone();
         Box::pin(async move {
             let read = move || {
@@ -214,7 +228,11 @@ impl SecretSource for File {
 struct Fixed(SecretValue);
 
 impl SecretSource for Fixed {
-    fn read(&self) -> BoxFuture<'_, io::Result<SecretValue>> {
+    fn is_by_tenant(&self) -> bool {
+        false
+    }
+
+    fn read(&self, _: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>> {
         Box::pin(std::future::ready(Ok(self.0.clone())))
     }
 }
@@ -255,10 +273,15 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
+type Tenant = Option<Arc<str>>;
+type Answer = Result<SecretValue, String>;
+
 /// All secrets of one function.
 #[derive(Default)]
 pub(crate) struct Keyring {
     entries: Vec<Entry>,
+    /// What sources said last, or will say. They are asked on tasks of their own, which whoever wants to know waits for.
+    asked: Mutex<HashMap<(usize, Owner), Asked>>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -266,8 +289,13 @@ struct Entry {
     name: Arc<str>,
     source: Arc<dyn SecretSource>,
     uses: Uses,
-    /// What the source said last, or will say. It is asked on a task of its own, which whoever wants to know waits for.
-    last: Mutex<Option<Asked>>,
+}
+
+/// Whose a value is.
+#[derive(Clone, Eq, Hash, PartialEq)]
+enum Owner {
+    Everybody,
+    Tenant(Tenant),
 }
 
 struct Asked {
@@ -275,7 +303,8 @@ struct Asked {
     answer: watch::Receiver<Option<Answer>>,
 }
 
-type Answer = Result<SecretValue, String>;
+/// Tenants whose values are remembered, of each secret. Others' are asked for again.
+const MAX_TENANTS: usize = 1_024;
 
 /// What a guest may do with a secret by its name.
 #[derive(Clone, Copy, Default)]
@@ -286,10 +315,17 @@ pub(super) struct Uses {
     pub reveal: bool,
 }
 
+impl Entry {
+    fn owner(&self, tenant: Option<&Arc<str>>) -> Owner {
+        if self.source.is_by_tenant() { Owner::Tenant(tenant.cloned()) } else { Owner::Everybody }
+    }
+}
+
 impl Asked {
-    /// Whether there is no answer yet, and there may be one.
-    fn is_awaited(&self) -> bool {
-        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
+    /// Whether its answer counts: one that is not a second old, or is still to come.
+    fn is_fresh(&self) -> bool {
+        let awaited = self.answer.borrow().is_none() && self.answer.has_changed().is_ok();
+        awaited || self.at.elapsed() < FRESH
     }
 }
 
@@ -302,9 +338,10 @@ impl Uses {
 /// Values that were had, of all calls: what no answer may show, though it be of a secret that was sent earlier.
 #[derive(Default)]
 struct Seen {
-    /// For each entry, the newest first.
-    values: Vec<VecDeque<SecretValue>>,
-    scrubber: Arc<Scrubber>,
+    /// The newest first.
+    values: HashMap<(usize, Owner), VecDeque<SecretValue>>,
+    /// One for each tenant: of its values, and of everybody's.
+    scrubbers: HashMap<Tenant, Arc<Scrubber>>,
 }
 
 /// Values of one secret that are remembered, so that an older one that is still in use somewhere is not shown.
@@ -333,8 +370,7 @@ impl Keyring {
             let text = format!("two secrets are named \"{name}\"; rename one by `Secret::named`");
             return Err(Error::new(ErrorKind::Misuse, text));
         }
-        self.entries.push(Entry { name: Arc::clone(&secret.name), source, uses, last: Mutex::default() });
-        self.seen.lock().values.push(VecDeque::new());
+        self.entries.push(Entry { name: Arc::clone(&secret.name), source, uses });
         Ok(self.entries.len() - 1)
     }
 
@@ -342,7 +378,8 @@ impl Keyring {
         self.entries.is_empty()
     }
 
-    /// Reads each secret once, so that one that cannot be had is found while the function is loaded. Blocks.
+    /// Reads each secret that is the same for all tenants, so that one that cannot be had is found while the function is
+    /// loaded. Blocks.
     pub(super) fn check(&self) -> Result<()> {
         // A function is loaded on a thread of the runtime's where blocking is allowed.
         let runtime = tokio::runtime::Handle::try_current().map_err(|e| {
@@ -350,8 +387,9 @@ impl Keyring {
                 .because([e.to_string()])
         })?;
         let until = tokio::time::Instant::now() + PATIENCE;
-        (0..self.entries.len()).try_for_each(|index| {
-            let read = runtime.block_on(async { tokio::time::timeout_at(until, self.read(index)).await });
+        let common = self.entries.iter().enumerate().filter(|(_, entry)| !entry.source.is_by_tenant());
+        common.map(|(index, _)| index).try_for_each(|index| {
+            let read = runtime.block_on(async { tokio::time::timeout_at(until, self.read(index, None)).await });
             let read = read.unwrap_or_else(|_| Err(format!("it took over {PATIENCE:?}")));
             read.map(drop).map_err(|why| {
                 let name = sanitise(self.name(index), 64);
@@ -362,28 +400,40 @@ impl Keyring {
 
     /// The value as it is now, or was a second ago. Why it cannot be had is told to `tracing`, once for each time that the
     /// source is asked.
-    pub(super) async fn read(&self, index: usize) -> Answer {
+    pub(super) async fn read(&self, index: usize, tenant: Option<&Arc<str>>) -> Answer {
         let mut answer = {
             let entry = self.entries.get(index).ok_or("there is no such secret")?;
-            let mut last = entry.last.lock();
-            let known = last.as_ref().filter(|asked| asked.is_awaited() || asked.at.elapsed() < FRESH);
-            match known {
-                Some(asked) => asked.answer.clone(),
-                None => last.insert(self.ask(index, entry)).answer.clone(),
+            let owner = entry.owner(tenant);
+            let mut asked = self.asked.lock();
+            if asked.len() >= MAX_TENANTS * self.entries.len() {
+                asked.retain(|_, asked| asked.is_fresh());
+            }
+            match asked.get(&(index, owner.clone())).filter(|asked| asked.is_fresh()) {
+                Some(known) => known.answer.clone(),
+                None => {
+                    let new = self.ask(index, entry, owner.clone());
+                    let answer = new.answer.clone();
+                    asked.insert((index, owner), new);
+                    answer
+                }
             }
         };
         let answer = answer.wait_for(Option::is_some).await.map(|answer| answer.clone());
         answer.ok().flatten().unwrap_or_else(|| Err("its source panicked".to_owned()))
     }
 
-    fn ask(&self, index: usize, entry: &Entry) -> Asked {
+    fn ask(&self, index: usize, entry: &Entry, owner: Owner) -> Asked {
         let (sender, answer) = watch::channel(None);
         let (name, source, seen) = (Arc::clone(&entry.name), Arc::clone(&entry.source), Arc::clone(&self.seen));
         tokio::spawn(async move {
-            let answer = tokio::time::timeout(PATIENCE, fetch(&*source)).await;
+            let tenant = match &owner {
+                Owner::Everybody => None,
+                Owner::Tenant(tenant) => tenant.clone(),
+            };
+            let answer = tokio::time::timeout(PATIENCE, fetch(&*source, tenant)).await;
             let answer = answer.unwrap_or_else(|_| Err(format!("its source took over {PATIENCE:?}")));
             match &answer {
-                Ok(value) => seen.lock().note(index, value),
+                Ok(value) => seen.lock().note(index, owner, value),
                 Err(why) => tracing::error!(secret = &*name, why, "a secret cannot be had"),
             }
             sender.send_replace(Some(answer));
@@ -395,9 +445,9 @@ impl Keyring {
         self.entries.get(index).map_or("", |entry| &entry.name)
     }
 
-    /// Takes every value that was had out of what comes from outside.
-    pub(super) fn scrubber(&self) -> Arc<Scrubber> {
-        Arc::clone(&self.seen.lock().scrubber)
+    /// Takes every value that was had for the tenant out of what comes from outside.
+    pub(super) fn scrubber(&self, tenant: Option<&Arc<str>>) -> Arc<Scrubber> {
+        self.seen.lock().scrubber(tenant)
     }
 
     /// Whether a guest may have a handle of one of them.
@@ -419,15 +469,37 @@ impl Keyring {
 }
 
 impl Seen {
-    fn note(&mut self, index: usize, value: &SecretValue) {
-        let known = &mut self.values[index];
+    fn note(&mut self, index: usize, owner: Owner, value: &SecretValue) {
+        if self.values.len() >= 2 * MAX_TENANTS {
+            // A tenant's value is noted again before its next request goes out.
+            self.values.retain(|(_, owner), _| *owner == Owner::Everybody);
+            self.scrubbers.clear();
+        }
+        let known = self.values.entry((index, owner.clone())).or_default();
         if let Some(at) = known.iter().position(|known| known.0 == value.0) {
             known.swap(0, at);
             return;
         }
         known.truncate(MAX_SEEN - 1);
         known.push_front(value.clone());
-        self.scrubber = Arc::new(Scrubber::new(self.values.iter().flatten().map(SecretValue::expose)));
+        match owner {
+            Owner::Everybody => self.scrubbers.clear(),
+            Owner::Tenant(tenant) => drop(self.scrubbers.remove(&tenant)),
+        }
+    }
+
+    fn scrubber(&mut self, tenant: Option<&Arc<str>>) -> Arc<Scrubber> {
+        if self.scrubbers.len() >= 2 * MAX_TENANTS {
+            self.scrubbers.clear();
+        }
+        let tenant = tenant.cloned();
+        let Seen { values, scrubbers } = self;
+        let own = scrubbers.entry(tenant.clone()).or_insert_with(|| {
+            let own = Owner::Tenant(tenant);
+            let mine = values.iter().filter(|((_, owner), _)| *owner == Owner::Everybody || *owner == own);
+            Arc::new(Scrubber::new(mine.flat_map(|(_, values)| values.iter().map(SecretValue::expose))))
+        });
+        Arc::clone(own)
     }
 }
 
@@ -520,6 +592,7 @@ impl View {
     ) -> wasmtime::Result<impl Future<Output = Result<SecretValue, wit::Error>> + Send + use<>> {
         let SecretHandle(index) = *self.table.get(&secret)?;
         let keyring = self.bound.keyring.clone().filter(|keyring| allowed(keyring.uses(index)));
+        let tenant = self.tenant.clone();
         if keyring.is_none() {
             let name = self.bound.keyring.as_ref().map_or("", |keyring| keyring.name(index));
             let name = quoted(&sanitise(name, 64));
@@ -529,7 +602,7 @@ impl View {
         }
         Ok(async move {
             let keyring = keyring.ok_or(wit::Error::Hidden)?;
-            keyring.read(index).await.map_err(|_| wit::Error::Unavailable)
+            keyring.read(index, tenant.as_ref()).await.map_err(|_| wit::Error::Unavailable)
         })
     }
 }
@@ -541,7 +614,7 @@ mod tests {
     fn read(secret: &Secret) -> Result<String, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime
-            .block_on(fetch(&*secret.resolve(&[]).unwrap()))
+            .block_on(fetch(&*secret.resolve(&[]).unwrap(), None))
             .map(|value| String::from_utf8_lossy(value.expose()).into_owned())
     }
 
@@ -565,7 +638,7 @@ mod tests {
             (file("large", &[b'x'; 8 * 1024 + 1]), "it has 8193 bytes"),
             (Secret::file(folder.join("missing")), "No such file"),
             (Secret::env("ISOPOD_TEST_NEVER_SET"), "the variable ISOPOD_TEST_NEVER_SET is not set"),
-            (Secret::from_source("vault", async || Err(io::Error::other("sealed"))), "sealed"),
+            (Secret::from_source("vault", async |_| Err(io::Error::other("sealed"))), "sealed"),
         ] {
             let error = read(&secret).unwrap_err();
             assert!(error.contains(why), "{error}");
@@ -577,7 +650,7 @@ mod tests {
     fn an_old_value_is_not_shown_after_a_new_one() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let values = Mutex::new(vec!["value-number-2", "value-number-1"]);
-        let source = move || {
+        let source = move |_| {
             let mut values = values.lock();
             let value = if values.len() > 1 { values.pop().unwrap() } else { values[0] };
             std::future::ready(Ok(SecretValue::from(value.to_owned())))
@@ -585,14 +658,46 @@ mod tests {
         let mut keyring = Keyring::default();
         assert_eq!(keyring.add(&Secret::from_source("a", source), &[], Uses::default()).unwrap(), 0);
         for value in ["value-number-1", "value-number-2", "value-number-2"] {
-            assert!(runtime.block_on(keyring.read(0)).unwrap().expose() == value.as_bytes());
-            assert!(runtime.block_on(keyring.read(0)).unwrap().expose() == value.as_bytes(), "not asked again at once");
-            *keyring.entries[0].last.get_mut() = None;
+            let read = || runtime.block_on(keyring.read(0, None)).unwrap();
+            assert!(read().expose() == value.as_bytes());
+            assert!(read().expose() == value.as_bytes(), "not asked again at once");
+            keyring.asked.lock().clear();
         }
         let mut text = b"value-number-1 value-number-2 value-number-3".to_vec();
-        keyring.scrubber().mask(&mut text);
+        keyring.scrubber(None).mask(&mut text);
         assert_eq!(text, b"************** ************** value-number-3");
-        assert_eq!(keyring.seen.lock().values[0].len(), 2);
+        assert_eq!(keyring.seen.lock().values[&(0, Owner::Tenant(None))].len(), 2);
+    }
+
+    #[test]
+    fn tenants_have_values_of_their_own_if_the_source_says_so() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut keyring = Keyring::default();
+        let own = Secret::from_source("own", async |tenant: Option<Arc<str>>| {
+            Ok(SecretValue::from(format!("value of {}", tenant.as_deref().unwrap_or("nobody"))))
+        });
+        keyring.add(&own, &[], Uses::default()).unwrap();
+        keyring.add(&Secret::value("common", "common value".to_owned()), &[], Uses::default()).unwrap();
+        let read = |index, tenant: Option<Arc<str>>| {
+            let value = runtime.block_on(keyring.read(index, tenant.as_ref())).unwrap();
+            String::from_utf8(value.expose().to_vec()).unwrap()
+        };
+        assert_eq!(read(0, Some("acme".into())), "value of acme");
+        assert_eq!(read(0, Some("globex".into())), "value of globex");
+        assert_eq!(read(0, None), "value of nobody");
+        assert_eq!((read(1, Some("acme".into())), read(1, None)), ("common value".into(), "common value".into()));
+        let scrubbed = |tenant: &str| {
+            let mut text = b"value of acme, value of globex, common value".to_vec();
+            keyring.scrubber(Some(&tenant.into())).mask(&mut text);
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(scrubbed("acme"), "*************, value of globex, ************");
+        assert_eq!(scrubbed("globex"), "value of acme, ***************, ************");
+        for n in 0..5 * MAX_TENANTS {
+            read(0, Some(n.to_string().into()));
+        }
+        let seen = keyring.seen.lock();
+        assert!(seen.values.len() <= 2 * MAX_TENANTS + 1, "{}", seen.values.len());
     }
 
     #[test]

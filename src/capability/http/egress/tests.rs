@@ -225,7 +225,7 @@ fn a_refusal_says_which_rule_and_what_would_allow_it() {
         assert_eq!((&*rule, &*allow), (expected_rule, expected_allow));
     }
     let refusal = check(&[], &Method::GET, "http", "169.254.169.254", "/").unwrap_err();
-    let rule = "no http origin is granted, and so none for 169.254.169.254 (link-local, cloud metadata)";
+    let rule = "no http origin is granted, and so none for 169.254.169.254 (link-local, cloud metadata, which hands out the machine's credentials)";
     assert_eq!(refusal.rule(), rule);
     let refusal = check(&[], &Method::GET, "https", "a.example", "/").unwrap_err();
     assert_eq!(refusal.rule(), "no http origin is granted, and so none for a.example");
