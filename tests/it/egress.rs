@@ -282,6 +282,34 @@ async fn connections_are_kept_for_each_tenant_apart() {
     }
 }
 
+/// A network whose lookups never end; how many there are.
+struct Stuck(Arc<AtomicUsize>);
+
+impl Network for Stuck {
+    fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A lookup goes on when the call is over, on a thread of the operating system's resolver.
+#[tokio::test]
+async fn lookups_that_hang_are_bounded() {
+    let stuck = Arc::new(AtomicUsize::new(0));
+    let host = Host::builder().network(Stuck(Arc::clone(&stuck))).build().unwrap();
+    for (guest, most) in GUESTS.into_iter().zip([16, 32]) {
+        let client = load(&host, guest, [Http::to("http://*.many.test")]).await.deadline(ms(100));
+        for tenant in ["loud", "other"] {
+            for at in 0..3 {
+                let request = Request { copies: 6, ..get("http", format!("n{at}.many.test"), "/") };
+                let error = client.tenant(tenant).call::<Fetched>("fetch", (request,)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::TimedOut, "{guest}: {error:?}");
+            }
+        }
+        assert_eq!(stuck.load(Ordering::SeqCst), most, "{guest}: eight for each tenant");
+    }
+}
+
 /// A wildcard stands for any number of names, and each connection is an open file.
 #[tokio::test]
 async fn connections_of_a_tenant_are_bounded() {

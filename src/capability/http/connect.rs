@@ -62,7 +62,13 @@ impl Network for System {}
 pub(crate) struct Wires {
     network: Arc<dyn Network>,
     tls: rustls::ClientConfig,
+    lookups: Arc<Semaphore>,
 }
+
+/// Names that are looked up at once by a host, and for one tenant of one function. A lookup of the operating system's takes
+/// a thread for as long as a name server likes, also where nobody waits for it any more.
+const MAX_LOOKUPS: usize = 64;
+const MAX_OWN_LOOKUPS: usize = 8;
 
 impl Wires {
     /// `roots` are trusted besides those of the web.
@@ -79,7 +85,8 @@ impl Wires {
             .map_err(|e| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {e}; please report this")))?
             .with_root_certificates(store)
             .with_no_client_auth();
-        Ok(Wires { network: network.unwrap_or_else(|| Arc::new(System)), tls })
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        Ok(Wires { network: network.unwrap_or_else(|| Arc::new(System)), tls, lookups })
     }
 }
 
@@ -111,6 +118,7 @@ impl std::error::Error for Unreachable {}
 pub(super) struct Clients {
     network: Arc<dyn Network>,
     tls: rustls::ClientConfig,
+    lookups: Arc<Semaphore>,
     rules: Arc<[Rule]>,
     /// Those used last come first.
     open: Mutex<VecDeque<(Option<Arc<str>>, HttpClient)>>,
@@ -131,7 +139,8 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 impl Clients {
     pub(super) fn new(wires: &Wires, rules: Arc<[Rule]>) -> Clients {
-        Clients { network: Arc::clone(&wires.network), tls: wires.tls.clone(), rules, open: Mutex::default() }
+        let (network, lookups) = (Arc::clone(&wires.network), Arc::clone(&wires.lookups));
+        Clients { network, tls: wires.tls.clone(), lookups, rules, open: Mutex::default() }
     }
 
     pub(super) fn of(&self, tenant: Option<&Arc<str>>) -> HttpClient {
@@ -156,6 +165,7 @@ impl Clients {
                 network: Arc::clone(&self.network),
                 rules: Arc::clone(&self.rules),
                 places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+                lookups: [Arc::new(Semaphore::new(MAX_OWN_LOOKUPS)), Arc::clone(&self.lookups)],
             });
         Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -173,16 +183,32 @@ pub(super) struct Connector {
     network: Arc<dyn Network>,
     rules: Arc<[Rule]>,
     places: Arc<Semaphore>,
+    /// The tenant's own, then the host's.
+    lookups: [Arc<Semaphore>; 2],
 }
 
 impl Connector {
+    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let mut permits = Vec::new();
+        for lookups in &self.lookups {
+            permits.push(Arc::clone(lookups).acquire_owned().await.map_err(io::Error::other)?);
+        }
+        let (network, host) = (Arc::clone(&self.network), host.to_owned());
+        // On a task of its own, so that it is counted until it ends.
+        let lookup = tokio::spawn(async move {
+            let _permits = permits;
+            network.resolve(&host).await
+        });
+        lookup.await.map_err(io::Error::other)?
+    }
+
     async fn dial(self, uri: Uri) -> Result<TokioIo<Wire>, Unreachable> {
-        let place = self.places.try_acquire_owned().map_err(|_| Unreachable::TooMany)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Unreachable::TooMany)?;
         let host = uri.host().unwrap_or_default();
         let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&http::uri::Scheme::HTTP) { 80 } else { 443 });
         let addresses = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(address) => vec![address],
-            Err(_) => self.network.resolve(host).await.map_err(Unreachable::Resolve)?,
+            Err(_) => self.resolve(host).await.map_err(Unreachable::Resolve)?,
         };
         let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
         if let Some(address) = egress::refused(&self.rules, scheme, authority, &addresses) {
