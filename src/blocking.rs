@@ -25,7 +25,9 @@ pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         let runtime = match cell.get() {
             Some(runtime) => runtime,
             None => {
-                let made = Builder::new_current_thread().enable_all().build();
+                // With a thread of its own: what calls share, such as connections and a secret that is being asked for, goes
+                // on between two calls of this thread, for others to use.
+                let made = Builder::new_multi_thread().worker_threads(1).thread_name("isopod").enable_all().build();
                 let made =
                     made.map_err(|e| Error::from_io(ErrorKind::Misuse, "this thread can have no runtime", &e))?;
                 cell.get_or_init(|| made)

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 pub struct Denial {
     capability: String,
     rule: String,
-    allow: Option<Allow>,
+    allow: Allow,
     function: Arc<str>,
     tenant: Option<Arc<str>>,
     call_id: u64,
@@ -22,9 +22,14 @@ pub struct Denial {
 
 /// What would allow it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Allow {
-    rust: String,
-    toml: Option<String>,
+enum Allow {
+    Nothing,
+    /// Something that is too long, or too odd, to be shown as it would have to be written.
+    Unshown,
+    Line {
+        rust: String,
+        toml: Option<String>,
+    },
 }
 
 /// How many refusals of one call are kept; a guest in a loop must not fill the host's memory.
@@ -42,7 +47,7 @@ impl Denial {
         Denial {
             capability: sanitise(capability, 256),
             rule: sanitise(rule, 256),
-            allow: None,
+            allow: Allow::Nothing,
             function: "".into(),
             tenant: None,
             call_id: 0,
@@ -50,11 +55,14 @@ impl Denial {
         }
     }
 
-    /// What would allow it: in Rust, and as a line of a policy where there is one. A line that is too long to be shown
-    /// whole is left out.
+    /// What would allow it: in Rust, and as a line of a policy where there is one. A line that cannot be shown whole, as
+    /// it would have to be written, is left out.
     pub(crate) fn allowed_by(mut self, rust: &str, toml: Option<&str>) -> Denial {
-        let whole = |line: &str| (line.len() <= MAX_LINE).then(|| sanitise(line, MAX_LINE));
-        self.allow = whole(rust).map(|rust| Allow { rust, toml: toml.and_then(whole) });
+        let whole = |line: &str| Some(sanitise(line, MAX_LINE)).filter(|shown| shown == line);
+        self.allow = match whole(rust) {
+            Some(rust) => Allow::Line { rust, toml: toml.and_then(whole) },
+            None => Allow::Unshown,
+        };
         self
     }
 
@@ -76,14 +84,21 @@ impl Denial {
         &self.rule
     }
 
-    /// What would allow it, in Rust; none where nothing can.
+    /// What would allow it, in Rust; none where nothing can, or it cannot be shown whole.
     pub fn allow(&self) -> Option<&str> {
-        self.allow.as_ref().map(|allow| allow.rust.as_str())
+        match &self.allow {
+            Allow::Line { rust, .. } => Some(rust),
+            Allow::Nothing | Allow::Unshown => None,
+        }
     }
 
-    /// The line of a [`Policy`](crate::Policy) that would allow it; none where nothing can, or only Rust.
+    /// The line of a [`Policy`](crate::Policy) that would allow it; none where nothing can, only Rust can, or it cannot be
+    /// shown whole.
     pub fn allow_toml(&self) -> Option<&str> {
-        self.allow.as_ref().and_then(|allow| allow.toml.as_deref())
+        match &self.allow {
+            Allow::Line { toml, .. } => toml.as_deref(),
+            Allow::Nothing | Allow::Unshown => None,
+        }
     }
 
     /// The function whose guest asked.
@@ -109,9 +124,10 @@ impl Denial {
     /// The whole story in one line: what was asked, which rule said no, and how to allow it.
     pub fn explain(&self) -> String {
         let allow = match &self.allow {
-            None => "nothing can".to_owned(),
-            Some(Allow { rust, toml: None }) => rust.clone(),
-            Some(Allow { rust, toml: Some(toml) }) => format!("{rust}, or in a policy: {toml}"),
+            Allow::Nothing => "nothing can".to_owned(),
+            Allow::Unshown => "a grant of it, which is too long or too odd to be shown".to_owned(),
+            Allow::Line { rust, toml: None } => rust.clone(),
+            Allow::Line { rust, toml: Some(toml) } => format!("{rust}, or in a policy: {toml}"),
         };
         format!("{} was denied: {}; to allow it: {allow}", self.capability, self.rule)
     }

@@ -62,7 +62,8 @@ pub enum ErrorKind {
     OutputTooLarge,
     /// Another limit was reached; it says which one.
     LimitExceeded(Limit),
-    /// The guest used a capability that was not granted, and that was linked by `deny_at_call`.
+    /// The guest used a capability that was not granted, and that was linked by `deny_at_call`; or an interface that
+    /// another function serves, which is gone.
     Denied,
     /// Every seat is taken, and the line is full or none became free in time; or the operating system has no memory for
     /// the call. Try again later; [`Error::retry_after`] says when.

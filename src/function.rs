@@ -303,7 +303,8 @@ impl FunctionBuilder {
     /// [`ErrorKind::InvalidComponent`], [`ErrorKind::TooComplex`], [`ErrorKind::UngrantedImport`],
     /// [`ErrorKind::OutOfMemory`] for a component that starts with more than its limit, [`ErrorKind::WrongExport`] for
     /// one whose exports are not what their names say, or [`ErrorKind::Misuse`] for settings that contradict each other
-    /// or have no effect, and outside of a tokio runtime.
+    /// or have no effect, for secrets, settings, variables and directories that cannot be had, and outside of a tokio
+    /// runtime.
     pub async fn load(self) -> Result<Function> {
         self.load_with(&[], |_| Ok(())).await
     }

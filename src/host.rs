@@ -66,13 +66,15 @@ impl Host {
         }
     }
 
-    /// What guests were refused, of all functions and tenants, oldest first: the last 1 024, and of one call at most 32.
+    /// What guests were refused in calls, of all functions and tenants, oldest first: the last 1 024, of one tenant of one
+    /// function at most 128, and of one call at most 32. What a component was not granted when it was loaded is in the error.
     /// Each is a `tracing` event as well, of level `WARN`.
     pub fn denials(&self) -> Vec<Denial> {
         self.0.audit.list()
     }
 
-    /// Begins to load a function. Its name is for people: it stands in errors and receipts.
+    /// Begins to load a function. Its name stands in errors, records and
+    /// receipts, and is what other functions call it by, if it is [`callable`](FunctionBuilder::callable).
     pub fn function(&self, name: impl Into<Arc<str>>) -> FunctionBuilder {
         FunctionBuilder::new(self.clone(), name.into())
     }
@@ -144,7 +146,8 @@ impl HostBuilder {
         self
     }
 
-    /// A secret that grants and policies may name; see [`Secret::of_host`]. Two of one name are an error.
+    /// A secret that grants and policies may name; see [`Secret::of_host`]. Two of one name fail
+    /// [`build`](HostBuilder::build).
     pub fn secret(mut self, secret: Secret) -> HostBuilder {
         self.secrets.push(secret);
         self
@@ -169,7 +172,7 @@ impl HostBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, a tick out of range, a root
-    /// certificate that cannot be read, or where the operating system refuses a thread.
+    /// certificate that cannot be read, two secrets of one name, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
         if self.seats == Some(0) {

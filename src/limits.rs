@@ -121,7 +121,8 @@ impl Limits {
         self
     }
 
-    /// Bytes of a call's arguments. Default 4 MiB. More is refused before the export is called.
+    /// Bytes of a call's arguments. Default 4 MiB. More is refused before the export is called. An answer of a function that
+    /// serves an interface has the same bound.
     pub fn input(mut self, bytes: u64) -> Limits {
         self.input = bytes;
         self
@@ -187,14 +188,14 @@ impl Limits {
     }
 
     /// How deep calls of other functions may be nested below a call from outside. Default 8. One deeper fails inside the
-    /// guest. What counts is the first function's limit.
+    /// guest, or ends it where it calls by an interface that another function serves. What counts is the first function's limit.
     pub fn depth(mut self, calls: u32) -> Limits {
         self.depth = calls;
         self
     }
 
     /// Calls of other functions that a call from outside may lead to, those that they make in turn included. Default
-    /// 1 000. One more fails inside the guest. What counts is the first function's limit.
+    /// 1 000. One more fails inside the guest, or ends it, as with [`depth`](Limits::depth). What counts is the first function's limit.
     pub fn calls(mut self, calls: u32) -> Limits {
         self.calls = calls;
         self

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
 
-/// The receipt of one call. Every call ends with one, a failed or cancelled call as well.
+/// What one call used. Every call ends with it, a failed or cancelled call as well.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
@@ -29,7 +29,7 @@ pub struct Usage {
     /// Bytes that the guest wrote to stdout and stderr and logged, and that were kept. A record of `wasi:logging` counts as
     /// its texts and 64 bytes.
     pub log_bytes: u64,
-    /// Bytes that were written beyond the log limit, or logged faster than allowed, and dropped.
+    /// Bytes that were written beyond the log limit and dropped, or logged faster than allowed and told to no sink.
     pub log_dropped: u64,
     /// Whether the instance was started for this call. Always so for now, for a call that got that far.
     pub cold: bool,
@@ -101,7 +101,7 @@ impl fmt::Debug for Output {
 pub struct Reply<T> {
     /// The export's result. A guest's own `result<_, e>` is part of it: it is a value, not an [`Error`](crate::Error).
     pub value: T,
-    /// The receipt.
+    /// What the call used.
     pub usage: Usage,
     pub(crate) denials: Vec<Denial>,
     pub(crate) output: Output,

@@ -112,6 +112,10 @@ impl Bound {
                 Kind::Clocks(clocks) => bound.clocks = clocks,
                 Kind::Random(random) => bound.random = random,
                 Kind::Stdin(stdin) => bound.stdin = stdin,
+                Kind::Env(env) if bound.env.iter().any(|(name, _)| name == env.name()) => {
+                    let text = format!("the grant Env of \"{}\" was given twice; give it once", env.name());
+                    return Err(Error::new(ErrorKind::Misuse, text));
+                }
                 Kind::Env(env) => bound.env.push(env.bind()?),
                 Kind::Args(args) => bound.args = args.0,
                 Kind::Log(log) => bound.logger = Arc::new(to.logger(log)),
@@ -298,6 +302,7 @@ mod tests {
         assert_eq!(bind(&[Env::var("A", "1").into()]).unwrap().env, [("A".into(), "1".into())]);
         let refused = |grants: &[Grant]| bind(grants).err().unwrap().to_string();
         assert!(refused(&[Clocks::fine().into()]).contains("the grant Clocks has no effect"));
+        assert!(refused(&[Env::var("A", "1").into(), Env::var("A", "2").into()]).contains("twice"));
         assert!(refused(&[Args::new(["a"]).into(), Args::new(["b"]).into()]).contains("twice"));
         assert!(refused(&[Env::from_host("ISOPOD_TEST_NEVER_SET").into()]).contains("ISOPOD_TEST_NEVER_SET"));
     }

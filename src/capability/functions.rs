@@ -4,6 +4,7 @@
 //! depth; and what a called function uses of time or fuel is used of its caller's too. A function that calls itself, or
 //! two that call each other, end at the depth.
 
+use super::policy::{nearest, quoted};
 use super::{Bound, Reach};
 use crate::bindings::capabilities::isopod::function::functions as wit;
 use crate::clock::Nanos;
@@ -20,7 +21,8 @@ use wasmtime::component::Linker;
 /// Permission to call one other function of the host, by the name that it was loaded under.
 ///
 /// The call is for the caller's tenant. It takes a seat of its own and does not wait for one; the caller's deadline holds
-/// for it, and its busy time or fuel counts as the caller's too. The error text that the caller gets is that of
+/// for it, and its busy time or fuel counts as the caller's too; a callee that is metered by time costs a caller that counts
+/// fuel one unit for each nanosecond. Its arguments are at most 16 384 values, of which a list of bytes is one. The error text that the caller gets is that of
 /// [`Error`](crate::Error), or its kind alone where the call is for another tenant.
 ///
 /// The function is looked up when it is called: of those that are [`callable`](crate::FunctionBuilder::callable), the one
@@ -266,6 +268,17 @@ pub(crate) async fn ask<T: Reach>(
         within: Within { tree, deadline, fuel },
     };
     let answer = callable.caller.call(ask).await;
+    if let Err(Failure::Missing) = &answer.result {
+        let denial = Denial::new(
+            &format!("function {}", quoted(&sanitise(&grant.name, 64))),
+            "no callable function has that name now",
+        );
+        store
+            .data_mut()
+            .own_view()
+            .denials
+            .push(denial.allowed_by("`.callable()` where it is loaded, and a handle of it that is kept", None));
+    }
     if let Some(fuel) = fuel {
         store.set_fuel(fuel.saturating_sub(answer.fuel))?;
     }
@@ -279,15 +292,15 @@ fn granted<'a>(bound: &'a Bound, function: &str) -> Option<&'a Functions> {
 
 fn denial(bound: &Bound, function: &str) -> Denial {
     let names = bound.callable.iter().flat_map(|callable| &callable.grants).map(|grant| &*grant.name);
-    let nearest = super::policy::nearest(function, names);
+    let nearest = nearest(function, names);
     let name = sanitise(function, 64);
     let rule = match nearest {
         Some(near) => format!("no function of that name is granted; the nearest is \"{}\"", sanitise(near, 64)),
         None => "no function of that name is granted".to_owned(),
     };
     Denial::new(&format!("function \"{name}\""), &rule).allowed_by(
-        &format!("`.grant(Functions::named({}))`", super::policy::quoted(&name)),
-        Some(&format!("functions = [{}]", super::policy::quoted(&name))),
+        &format!("`.grant(Functions::named({}))`", quoted(&name)),
+        Some(&format!("functions = [{}]", quoted(&name))),
     )
 }
 

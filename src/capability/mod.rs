@@ -125,7 +125,7 @@ fn link_io<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     io::streams::add_to_linker::<T, Table>(linker, |t| t.ctx().table)
 }
 
-/// The standard interfaces that are not granted yet: for their resource types, which other interfaces share. Whoever links
+/// The standard interfaces that are not granted: for their resource types, which other interfaces share. Whoever links
 /// these replaces every function by a denial.
 pub(crate) fn link_types_of_denied<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
     use wasmtime_wasi::p2::bindings::sockets;
@@ -207,7 +207,10 @@ pub(crate) fn how_to_grant(import: &str) -> String {
     if import == functions::INTERFACE {
         return "`.grant(Functions::named(\"..\"))` with a function that it may call".into();
     }
-    if import.starts_with("isopod:secrets/") {
+    if import.starts_with("isopod:secrets/") && import != secrets::INTERFACE {
+        return "rebuild the component for isopod:secrets 0.1.0, which isopod provides".into();
+    }
+    if import == secrets::INTERFACE {
         return "`.grant(Secrets::of(Secret::env(\"..\")))` with the secret that it may use".into();
     }
     if keyvalue::is_provided(import) {
@@ -229,7 +232,7 @@ pub(crate) fn how_to_grant(import: &str) -> String {
     }
     let kind = if import.contains('/') { "interface" } else { "function" };
     format!(
-        "`.import(..)`, or `.imports(..)` and `.load_typed(..)` with a type that implements this {kind} (see `world!`)"
+        "`.import(..)`, or `.imports(..)` and `.load_typed(..)` with a type that implements this {kind} (see `world!`), or another function that exports it (see `Functions::serving`)"
     )
 }
 

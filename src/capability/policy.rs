@@ -145,7 +145,7 @@ impl Needs {
                 missing.push(Missing {
                     what: format!("{what} \"{name}\""),
                     rust: put(rust, &name),
-                    toml: Some(put(toml, &name)),
+                    toml: put(toml, &name),
                 });
             }
         };
@@ -192,10 +192,11 @@ impl Needs {
             let enough = |bucket: &KeyValue| bucket.name() == name && (*mode == Mode::Ro || bucket.writes());
             if !grants.iter().any(|kind| matches!(kind, Kind::KeyValue(bucket) if enough(bucket))) {
                 let name = quoted(&sanitise(name, 64));
+                let (only, mode) = if *mode == Mode::Ro { (".read_only()", "ro") } else { ("", "rw") };
                 missing.push(Missing {
                     what: format!("keyvalue {name}"),
-                    rust: format!("`.grant(KeyValue::bucket({name}))`"),
-                    toml: Some(format!("keyvalue = [{{ bucket = {name} }}]")),
+                    rust: format!("`.grant(KeyValue::bucket({name}){only})`"),
+                    toml: format!("keyvalue = [{{ bucket = {name}, mode = \"{mode}\" }}]"),
                 });
             }
         }
@@ -207,7 +208,7 @@ impl Needs {
                 missing.push(Missing {
                     what: format!("files {guest}"),
                     rust: format!("`.grant(Dir::{how}(\"..\", {guest}))`"),
-                    toml: Some(format!("files = [{{ host = \"..\", guest = {guest}, mode = \"{mode}\" }}]")),
+                    toml: format!("files = [{{ host = \"..\", guest = {guest}, mode = \"{mode}\" }}]"),
                 });
             }
         }
@@ -218,7 +219,7 @@ impl Needs {
             missing.push(Missing {
                 what: format!("scratch {guest}"),
                 rust: format!("`.grant(Scratch::at({guest}))`"),
-                toml: Some(format!("scratch = {{ guest = {guest} }}")),
+                toml: format!("scratch = {{ guest = {guest} }}"),
             });
         }
         if self.fine_clocks
@@ -227,7 +228,7 @@ impl Needs {
             missing.push(Missing {
                 what: "clocks \"fine\"".to_owned(),
                 rust: "`.grant(Clocks::fine())`".to_owned(),
-                toml: Some("clocks = \"fine\"".to_owned()),
+                toml: "clocks = \"fine\"".to_owned(),
             });
         }
         let origins: Vec<&Http> =
@@ -288,7 +289,7 @@ pub(super) struct Narrowed {
 pub(crate) struct Missing {
     pub what: String,
     pub rust: String,
-    pub toml: Option<String>,
+    pub toml: String,
 }
 
 /// A name as Rust and TOML both write it.
@@ -811,13 +812,13 @@ mod tests {
             Log::level(Level::Info).into(),
         ];
         assert_eq!(kept, expected.iter().map(|grant| format!("{:?}", grant.0)).collect::<Vec<_>>());
-        let lines: Vec<&str> = missing.iter().filter_map(|missing| missing.toml.as_deref()).collect();
+        let lines: Vec<&str> = missing.iter().map(|missing| missing.toml.as_str()).collect();
         assert_eq!(
             lines,
             [
                 "env = { \"HOME\" = \"..\" }",
                 "functions = [\"g\\\"h\"]",
-                "keyvalue = [{ bucket = \"more\" }]",
+                "keyvalue = [{ bucket = \"more\", mode = \"rw\" }]",
                 "files = [{ host = \"..\", guest = \"/out\", mode = \"rw\" }]",
                 "scratch = { guest = \"/tmp\" }",
                 "http = [{ to = \"https://b.example\" }]"

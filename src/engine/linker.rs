@@ -68,13 +68,13 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
         capability::link_types_of_denied(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
     }
     for (name, item) in &missing {
-        deny(&mut linker, engine, name, item).map_err(|e| wrong_import(&e))?;
+        deny(&mut linker, engine, bound, name, item).map_err(|e| wrong_import(&e))?;
     }
     for served in served {
         served.link(&mut linker).map_err(|e| wrong_import(&e))?;
     }
     for closed in closed {
-        closed.link(&mut linker).map_err(|e| wrong_import(&e))?;
+        closed.link(&mut linker, bound).map_err(|e| wrong_import(&e))?;
     }
     Ok(linker)
 }
@@ -133,14 +133,14 @@ impl<'a> Closed<'a> {
         self.interface.as_ref().map_or_else(|| member.to_owned(), |interface| format!("{interface}#{member}"))
     }
 
-    fn link(&self, linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    fn link(&self, linker: &mut Linker<State>, bound: &Bound) -> wasmtime::Result<()> {
         let mut inside = match &self.interface {
             Some(interface) => linker.instance(interface)?,
             None => linker.root(),
         };
         self.found.iter().try_for_each(|(closure, ty)| closure.link(&mut inside, ty))?;
         let interface = self.interface.as_deref();
-        self.missing.iter().try_for_each(|(member, item)| deny_member(&mut inside, interface, member, item))
+        self.missing.iter().try_for_each(|(member, item)| deny_member(&mut inside, bound, interface, member, item))
     }
 }
 
@@ -170,7 +170,7 @@ fn ungranted<'a>(imports: impl Iterator<Item = &'a str>, bound: &'a Bound) -> Er
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     let imports = imports.map(|name| (name, bound.how_to_grant(name), capability::policy_line(name)));
     let needs =
-        bound.missing.iter().map(|missing| (missing.what.as_str(), missing.rust.clone(), missing.toml.as_deref()));
+        bound.missing.iter().map(|missing| (missing.what.as_str(), missing.rust.clone(), Some(missing.toml.as_str())));
     for (name, grant, toml) in imports.chain(needs).take(MAX_UNGRANTED) {
         denials.push(Denial::new(name, "it was not granted").allowed_by(&grant, toml).of(&bound.function, None, 0));
         match groups.iter_mut().find(|(known, _)| *known == grant) {
@@ -212,23 +212,30 @@ fn same_track(provided: &str, imported: &str) -> bool {
 }
 
 /// Links an import so that calling it ends the call as [`ErrorKind::Denied`].
-fn deny(linker: &mut Linker<State>, engine: &Engine, name: &str, item: &ComponentItem) -> wasmtime::Result<()> {
+fn deny(
+    linker: &mut Linker<State>,
+    engine: &Engine,
+    bound: &Bound,
+    name: &str,
+    item: &ComponentItem,
+) -> wasmtime::Result<()> {
     match item {
         ComponentItem::ComponentInstance(instance) => {
             let linked =
                 if capability::is_denied_standard(name) { capability::linked_name(name) } else { name.to_owned() };
             let mut inside = linker.instance(&linked)?;
             for (member, item) in instance.exports(&engine.wasmtime) {
-                deny_member(&mut inside, Some(name), member, &item.ty)?;
+                deny_member(&mut inside, bound, Some(name), member, &item.ty)?;
             }
             Ok(())
         }
-        item => deny_member(&mut linker.root(), None, name, item),
+        item => deny_member(&mut linker.root(), bound, None, name, item),
     }
 }
 
 fn deny_member(
     linker: &mut LinkerInstance<'_, State>,
+    bound: &Bound,
     interface: Option<&str>,
     member: &str,
     item: &ComponentItem,
@@ -236,8 +243,11 @@ fn deny_member(
     match item {
         ComponentItem::ComponentFunc(ty) => {
             let capability = interface.map_or_else(|| member.to_owned(), |interface| format!("{interface}#{member}"));
-            let allow = capability::how_to_grant(interface.unwrap_or(member));
-            deny_function(linker, member, ty, capability, allow)
+            let import = interface.unwrap_or(member);
+            let rule = "it was not granted, and linked by `.deny_at_call()`";
+            let denial = Denial::new(&capability, rule);
+            let denial = denial.allowed_by(&bound.how_to_grant(import), capability::policy_line(import));
+            deny_function(linker, member, ty, denial)
         }
         // Already there, and the same type as in the interfaces that share it.
         ComponentItem::Resource(_) if interface.is_some_and(capability::is_denied_standard) => Ok(()),
@@ -251,13 +261,11 @@ fn deny_function(
     linker: &mut LinkerInstance<'_, State>,
     member: &str,
     ty: &ComponentFunc,
-    capability: String,
-    allow: String,
+    denial: Denial,
 ) -> wasmtime::Result<()> {
     let refuse = move |state: &mut State| {
         state.count_host_call();
-        let rule = "it was not granted, and linked by `.deny_at_call()`";
-        state.deny(Denial::new(&capability, rule).allowed_by(&allow, None));
+        state.deny(denial.clone());
         Err(Refused.into())
     };
     if ty.async_() {

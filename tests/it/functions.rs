@@ -186,10 +186,11 @@ async fn the_fuel_of_the_first_is_the_fuel_of_all() {
         matches!(&ended, Err(error) if error.kind() == ErrorKind::OutOfFuel),
         "the callee used up what the first had: {ended:?}"
     );
-    // A callee that is metered by time costs the first as well.
+    // A callee that is metered by time costs the first as well, a unit for each nanosecond.
     let _timed = caller(&host, "worker", Limits::default(), &["worker"]).await;
-    let timed = call(&first, "worker", "work", json!([1_000]), 1).await;
-    assert!(timed.usage.fuel.unwrap() > small.usage.fuel.unwrap() / 2);
+    let timed = call(&first, "worker", "work", json!([400_000]), 1).await;
+    let used = timed.usage.fuel.unwrap() - small.usage.fuel.unwrap().min(timed.usage.fuel.unwrap());
+    assert!(used > 50_000, "{used}");
 }
 
 #[tokio::test]
@@ -274,6 +275,7 @@ async fn a_function_serves_an_interface_with_its_types() {
     drop(serves);
     let error = asks.call::<u32>("run", (2,)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.denials()[0].rule().contains("no callable function"), "{error:?}");
 
     let twice = host.function("asks").component_wat(ASKS).grant(Functions::named("sums").serving("acme:tools/sums"));
     let twice = twice.grant(Functions::named("other").serving("acme:tools/sums@0.2.1")).load().await.unwrap_err();

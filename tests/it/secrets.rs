@@ -223,8 +223,15 @@ async fn a_secret_is_compared_and_read_only_where_granted() {
     assert_eq!(read.value.unwrap(), VALUE.as_bytes());
 }
 
-/// A source that answers as told: the last answer for ever, and never where there is none.
-struct Answers(Mutex<Vec<Result<&'static str, &'static str>>>);
+/// A source that answers as it is told to, and where it is told nothing, not before it is told something.
+#[derive(Clone, Default)]
+struct Answers(Arc<Mutex<Option<Result<&'static str, &'static str>>>>);
+
+impl Answers {
+    fn tell(&self, answer: Option<Result<&'static str, &'static str>>) {
+        *self.0.lock().unwrap() = answer;
+    }
+}
 
 impl SecretSource for Answers {
     fn is_by_tenant(&self) -> bool {
@@ -232,25 +239,31 @@ impl SecretSource for Answers {
     }
 
     fn read(&self, _: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>> {
-        match self.0.lock().unwrap().pop() {
-            Some(Ok(value)) => Box::pin(std::future::ready(Ok(SecretValue::from(value.to_owned())))),
-            Some(Err(why)) => Box::pin(std::future::ready(Err(io::Error::other(why)))),
-            None => Box::pin(std::future::pending()),
-        }
+        Box::pin(async move {
+            loop {
+                let told = *self.0.lock().unwrap();
+                match told {
+                    Some(Ok(value)) => return Ok(SecretValue::from(value.to_owned())),
+                    Some(Err(why)) => return Err(io::Error::other(why)),
+                    None => tokio::time::sleep(ms(5)).await,
+                }
+            }
+        })
     }
 }
 
 #[tokio::test]
 async fn a_new_value_is_used_without_a_reload() {
-    let rig = Rig::new(|host| host).await;
-    let answers = Answers(Mutex::new(vec![Err("sealed"), Ok("value-two"), Ok("value-one")]));
+    let (rig, answers) = (Rig::new(|host| host).await, Answers::default());
+    answers.tell(Some(Ok("value-one")));
     let grants = vec![
-        Http::to("https://api.test").bearer(Secret::from_source("vault", answers)).into(),
+        Http::to("https://api.test").bearer(Secret::from_source("vault", answers.clone())).into(),
         Secrets::of(Secret::value("other", "12345678".to_owned())).into(),
     ];
     let guest = rig.guest(grants).await;
     // A value counts for a second; then the source is asked again.
     for value in ["value-one", "value-two"] {
+        answers.tell(Some(Ok(value)));
         loop {
             let told = fetch(&guest, "/", &[("x-old", "value-one")]).await.value.unwrap();
             assert!(!told.contains("value-one") && !told.contains("value-two"), "{told}");
@@ -259,6 +272,7 @@ async fn a_new_value_is_used_without_a_reload() {
             }
         }
     }
+    answers.tell(Some(Err("sealed")));
     let sealed = loop {
         match fetch(&guest, "/", &[]).await.value {
             Ok(told) => assert!(told.starts_with("200\n")),
@@ -267,6 +281,7 @@ async fn a_new_value_is_used_without_a_reload() {
     };
     assert!(sealed.contains("ConfigurationError"));
     // What failed counts for a second as well; then the source hangs, and the call ends at its deadline.
+    answers.tell(None);
     let (started, hurried, none) = (std::time::Instant::now(), guest.deadline(ms(2_000)), [("x-none", "")]);
     let hangs = loop {
         match hurried.call::<Told>("fetch", ("https", "api.test", "/", none)).await {
@@ -276,6 +291,35 @@ async fn a_new_value_is_used_without_a_reload() {
     };
     assert_eq!(hangs.kind(), ErrorKind::TimedOut);
     assert!(started.elapsed() < ms(20_000));
+}
+
+/// Threads without a runtime share a function's connections and secrets, and none waits for another that is gone.
+#[test]
+fn callers_without_async_share_what_they_ask_for() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (rig, answers) = (runtime.block_on(Rig::new(|host| host)), Answers::default());
+    answers.tell(Some(Ok("value-one")));
+    let grants = vec![
+        Http::to("https://api.test").bearer(Secret::from_source("vault", answers.clone())).into(),
+        Secrets::of(Secret::value("other", "12345678".to_owned())).into(),
+    ];
+    let guest = runtime.block_on(rig.guest(grants));
+    let fetch = |deadline| {
+        let none: &[(&str, &str)] = &[];
+        let guest = guest.deadline(ms(deadline));
+        guest.call_blocking::<Told>("fetch", ("https", "api.test", "/", none))
+    };
+    let by_thread = || std::thread::scope(|scope| scope.spawn(|| fetch(4_000)).join().unwrap());
+    assert!(by_thread().unwrap().value.is_ok(), "a thread that ends leaves a connection");
+    assert!(fetch(4_000).unwrap().value.is_ok() && by_thread().unwrap().value.is_ok());
+    // This thread gives up on a source that hangs; when it answers, others hear of it.
+    answers.tell(None);
+    while fetch(300).is_ok() {}
+    answers.tell(Some(Ok("value-two")));
+    let started = std::time::Instant::now();
+    while !matches!(by_thread(), Ok(reply) if reply.value.is_ok()) {
+        assert!(started.elapsed() < ms(20_000), "nobody hears of what was asked for by a thread that gave up");
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,6 @@ const PURE: &[&str] = &[
     "engine/schema.rs",
     "store/batch.rs",
     "limits.rs",
-    "denial.rs",
     "error.rs",
     "text.rs",
 ];

@@ -30,7 +30,9 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 /// Permission to send http requests to one origin.
 ///
 /// A guest's request passes if one of the function's `Http` grants has its scheme, host and port, and its method and
-/// path. Without a method, a grant allows every method and path. Names must resolve to public addresses only, unless
+/// path. Without a method, a grant allows every method and path. Of several that allow it, the first gives the secrets and
+/// the bounds; one that an earlier one covers fails the load. [Networks](Http::network) are those of all grants for an
+/// origin together. Names must resolve to public addresses only, unless
 /// [`network`](Http::network) says otherwise. Redirects are the guest's to follow, and are requests like others. No
 /// proxy is used, whatever the environment says.
 ///
@@ -128,7 +130,8 @@ impl Http {
 
     /// Sends the secret with every request of this grant, as `authorization: Bearer`. The guest's own header of that name
     /// is dropped, and the value taken out of the answer; the guest is not told of it. A secret goes over https only, or
-    /// to a loopback address.
+    /// to a loopback address: loading fails as [`ErrorKind::Misuse`] otherwise, and where the value cannot be had. One that
+    /// cannot be had later fails the request as `configuration-error`.
     ///
     /// Of an answer's headers and body, the value is taken out in plain, base64, hex, JSON and URL form; of all answers to
     /// the function, also those of other grants. A server that you let a guest talk to can transform it in other ways. For
@@ -170,20 +173,20 @@ impl Http {
         self
     }
 
-    /// Bytes of a request's body. Default 4 MiB.
+    /// Bytes of a request's body. Default 4 MiB; more fails as `HTTP-request-body-size`.
     pub fn request_bytes(mut self, bytes: u64) -> Http {
         self.bounds.request_bytes = bytes;
         self
     }
 
-    /// Bytes of a response's body. Default 16 MiB.
+    /// Bytes of a response's body. Default 16 MiB; more fails as `HTTP-response-body-size`.
     pub fn response_bytes(mut self, bytes: u64) -> Http {
         self.bounds.response_bytes = bytes;
         self
     }
 
-    /// From the request to the end of the response's body. Default 30 s, at most a year; the call's own deadline holds
-    /// besides.
+    /// From the request to the end of the response's body. Default 30 s, at most a year; more fails as
+    /// `HTTP-response-timeout`. The call's own deadline holds besides.
     pub fn timeout(mut self, timeout: Duration) -> Http {
         // More is more than a clock can add to the time of day.
         self.bounds.timeout = timeout.min(Duration::from_secs(365 * 24 * 3600));
@@ -237,7 +240,7 @@ impl Http {
         Missing {
             what: format!("http to {}", sanitise(self.shown(), 128)),
             rust: format!("`.grant(Http::to({to}){rust})`"),
-            toml: Some(format!("http = [{{ to = {to}{allow} }}]")),
+            toml: format!("http = [{{ to = {to}{allow} }}]"),
         }
     }
 

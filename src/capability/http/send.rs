@@ -6,7 +6,7 @@ use super::inject::{self, Place};
 use super::{Egress, HttpBounds};
 use crate::capability::policy::quoted;
 use crate::capability::secrets::scrub::{Piecewise, Scrubber};
-use crate::capability::secrets::{Keyring, Placeholders};
+use crate::capability::secrets::{Keyring, Placeholders, SecretValue};
 use crate::denial::{Denial, Denials};
 use crate::text::sanitise;
 use bytes::Bytes;
@@ -155,7 +155,7 @@ impl Exchange {
         let ends = Instant::now() + bounds.timeout;
         let asked = asked(self.request.method(), self.request.uri());
         let exchange = async {
-            self.inject().await.ok_or(Error::ConfigurationError)?;
+            let sent = self.inject().await.ok_or(Error::ConfigurationError)?;
             let Exchange { request, target, client, denials, place, keyring, tenant, .. } = self;
             let (mut parts, body) = request.into_parts();
             let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
@@ -174,7 +174,7 @@ impl Exchange {
                 Error::from(found)
             })?;
             // With values that came up meanwhile.
-            let scrubber = keyring.map(|keyring| keyring.scrubber(tenant.as_ref())).unwrap_or_default();
+            let scrubber = keyring.map(|keyring| keyring.scrubber(tenant.as_ref(), &sent)).unwrap_or_default();
             Ok::<_, Error>((response, scrubber, place))
         };
         let answered = tokio::time::timeout(until_head(options, bounds.timeout), exchange).await;
@@ -203,28 +203,31 @@ impl Exchange {
         Ok((response, Box::new(std::future::ready(Ok(())))))
     }
 
-    /// Puts the secrets into the request. None if one cannot be had, or cannot stand where it is to stand.
-    async fn inject(&mut self) -> Option<()> {
+    /// Puts the secrets into the request, and gives them. None if one cannot be had, or cannot stand where it is to stand.
+    async fn inject(&mut self) -> Option<Vec<(usize, SecretValue)>> {
         let Exchange { request, target, egress, keyring, tenant, rule, placeholders, .. } = self;
         let tenant = tenant.as_ref();
-        let Some(keyring) = keyring else { return Some(()) };
+        let Some(keyring) = keyring else { return Some(Vec::new()) };
+        let mut sent = Vec::new();
         for injection in egress.injections.get(*rule).into_iter().flatten() {
             if injection.place != Place::Placeholder {
                 let value = keyring.read(injection.secret, tenant).await.ok()?;
                 injection.place.put(&value, request.headers_mut(), &mut target.path_and_query)?;
+                sent.push((injection.secret, value));
             }
         }
         for (secret, placeholder) in placeholders {
             let value = keyring.read(*secret, tenant).await.ok()?;
             inject::replace(request.headers_mut(), placeholder, &value)?;
+            sent.push((*secret, value));
         }
-        if !keyring.scrubber(tenant).is_empty() {
+        if !keyring.scrubber(tenant, &sent).is_empty() {
             // Nothing is found in what is compressed, or cut into parts that are shorter than a secret.
             for name in [header::ACCEPT_ENCODING, header::TE, header::RANGE, header::IF_RANGE] {
                 request.headers_mut().remove(name);
             }
         }
-        Some(())
+        Some(sent)
     }
 }
 

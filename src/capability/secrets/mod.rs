@@ -32,7 +32,9 @@ use zeroize::Zeroizing;
 ///
 /// The name is for people and policies. The value is asked for when it is needed, at most once a second for each function
 /// and tenant, so that a new one needs no reload.
-/// It has at least 8 bytes, as a shorter one could not be told from other text in an answer, and at most 8 KiB.
+/// It has at least 8 bytes, as a shorter one could not be told from other text in an answer, and at most 8 KiB. One that is
+/// the same for all tenants is read when the function is loaded too, which fails as [`ErrorKind::Misuse`] where it cannot
+/// be had, or is too short or too long.
 ///
 /// There is no `Debug` and no `Serialize`, and no way to ask for the value.
 ///
@@ -59,7 +61,8 @@ enum Source {
 /// Where a secret's value comes from: a vault, say. Any `Fn(Option<Arc<str>>) -> Future` is one, which is told the tenant.
 pub trait SecretSource: Send + Sync + 'static {
     /// The value as it is now for that tenant, or for a call without one. It is waited for as part of a call, until the
-    /// call's deadline; an error is told to the guest as "unavailable", and as a `tracing` event to the host.
+    /// call's deadline, and for 30 s at most. An error is told to the guest as `unavailable`, or as `configuration-error` of
+    /// the request, and as a `tracing` event to the host.
     fn read(&self, tenant: Option<Arc<str>>) -> BoxFuture<'_, io::Result<SecretValue>>;
 
     /// Whether tenants have values of their own. If so, which is what this says, each tenant's is asked for by its calls,
@@ -325,7 +328,8 @@ impl Asked {
     /// Whether its answer counts: one that is not a second old, or is still to come.
     fn is_fresh(&self) -> bool {
         let awaited = self.answer.borrow().is_none() && self.answer.has_changed().is_ok();
-        awaited || self.at.elapsed() < FRESH
+        let patience = if awaited { PATIENCE } else { FRESH };
+        self.at.elapsed() < patience
     }
 }
 
@@ -407,6 +411,10 @@ impl Keyring {
             let mut asked = self.asked.lock();
             if asked.len() >= MAX_TENANTS * self.entries.len() {
                 asked.retain(|_, asked| asked.is_fresh());
+                let oldest = asked.iter().min_by_key(|(_, asked)| asked.at).map(|(key, _)| key.clone());
+                if let Some(oldest) = oldest.filter(|_| asked.len() >= MAX_TENANTS * self.entries.len()) {
+                    asked.remove(&oldest);
+                }
             }
             match asked.get(&(index, owner.clone())).filter(|asked| asked.is_fresh()) {
                 Some(known) => known.answer.clone(),
@@ -445,9 +453,16 @@ impl Keyring {
         self.entries.get(index).map_or("", |entry| &entry.name)
     }
 
-    /// Takes every value that was had for the tenant out of what comes from outside.
-    pub(super) fn scrubber(&self, tenant: Option<&Arc<str>>) -> Arc<Scrubber> {
-        self.seen.lock().scrubber(tenant)
+    /// Takes every value that was had for the tenant out of what comes from outside; `sent` too, whatever was forgotten
+    /// meanwhile.
+    pub(super) fn scrubber(&self, tenant: Option<&Arc<str>>, sent: &[(usize, SecretValue)]) -> Arc<Scrubber> {
+        let mut seen = self.seen.lock();
+        for (index, value) in sent {
+            if let Some(entry) = self.entries.get(*index) {
+                seen.note(*index, entry.owner(tenant), value);
+            }
+        }
+        seen.scrubber(tenant)
     }
 
     /// Whether a guest may have a handle of one of them.
@@ -471,7 +486,7 @@ impl Keyring {
 impl Seen {
     fn note(&mut self, index: usize, owner: Owner, value: &SecretValue) {
         if self.values.len() >= 2 * MAX_TENANTS {
-            // A tenant's value is noted again before its next request goes out.
+            // What is on its way is noted again when its answer comes; see `scrubber`.
             self.values.retain(|(_, owner), _| *owner == Owner::Everybody);
             self.scrubbers.clear();
         }
@@ -664,7 +679,7 @@ mod tests {
             keyring.asked.lock().clear();
         }
         let mut text = b"value-number-1 value-number-2 value-number-3".to_vec();
-        keyring.scrubber(None).mask(&mut text);
+        keyring.scrubber(None, &[]).mask(&mut text);
         assert_eq!(text, b"************** ************** value-number-3");
         assert_eq!(keyring.seen.lock().values[&(0, Owner::Tenant(None))].len(), 2);
     }
@@ -688,7 +703,7 @@ mod tests {
         assert_eq!((read(1, Some("acme".into())), read(1, None)), ("common value".into(), "common value".into()));
         let scrubbed = |tenant: &str| {
             let mut text = b"value of acme, value of globex, common value".to_vec();
-            keyring.scrubber(Some(&tenant.into())).mask(&mut text);
+            keyring.scrubber(Some(&tenant.into()), &[]).mask(&mut text);
             String::from_utf8(text).unwrap()
         };
         assert_eq!(scrubbed("acme"), "*************, value of globex, ************");
@@ -696,8 +711,14 @@ mod tests {
         for n in 0..5 * MAX_TENANTS {
             read(0, Some(n.to_string().into()));
         }
-        let seen = keyring.seen.lock();
-        assert!(seen.values.len() <= 2 * MAX_TENANTS + 1, "{}", seen.values.len());
+        let remembered = keyring.seen.lock().values.len();
+        assert!(remembered <= 2 * MAX_TENANTS + 1, "{remembered}");
+        assert!(keyring.asked.lock().len() <= 2 * MAX_TENANTS + 1);
+        // What was sent before others displaced it is taken out of its answer all the same.
+        let sent = [(0, SecretValue::from("value of acme".to_owned()))];
+        let mut text = b"value of acme".to_vec();
+        keyring.scrubber(Some(&"acme".into()), &sent).mask(&mut text);
+        assert_eq!(text, [b'*'; 13]);
     }
 
     #[test]
