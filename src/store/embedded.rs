@@ -15,6 +15,12 @@
 //! also after a panic. Reads are refused meanwhile, and writes wait for it. Where it fails again, writes are refused for
 //! a while without an attempt, each time longer; a file that cannot be opened is tried again when somebody asks for
 //! something.
+//!
+//! redb commits in one phase: it writes the pages and the root that names them, then syncs once, and tells by checksums
+//! after a crash whether all was written. They are not cryptographic. Who chooses the values, knows the file, and can
+//! make the machine crash in the middle of a sync and with only some pages written, could in theory have half of a
+//! commit taken for a whole one, as redb's documentation of `WriteTransaction::set_two_phase_commit` says. A second
+//! sync for each commit would be the price of the other way, which is not offered.
 
 use super::{Batch, Committed, Durability, Entry, Kv, Op, Refused, Size, Space, Step, Store, Version, within};
 use crate::clock::{Clock, Nanos};
