@@ -1,4 +1,4 @@
-//! `wasi:keyvalue`: buckets of keys and values, on the host's [`Store`](crate::Store).
+//! `wasi:keyvalue`: buckets of keys and values, on the host's [`Store`].
 //!
 //! Both drafts that components are built for are provided: `0.2.0-draft` and `0.2.0-draft2`. wasmtime's own crate for
 //! this is not used: it has the first only, keeps a map of its own for each call, and knows no quotas.
