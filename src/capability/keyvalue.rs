@@ -1,4 +1,4 @@
-//! `wasi:keyvalue`: buckets of keys and values, on the host's [`Store`](crate::Store).
+//! `wasi:keyvalue`: buckets of keys and values, on the host's [`Store`].
 //!
 //! Both drafts that components are built for are provided: `0.2.0-draft` and `0.2.0-draft2`. wasmtime's own crate for
 //! this is not used: it has the first only, keeps a map of its own for each call, and knows no quotas.
@@ -8,6 +8,7 @@
 //! exceed them together.
 
 use super::Reach;
+use super::policy::{nearest, quoted};
 use crate::bindings::keyvalue::{Bucket, Cas, Failure, draft, draft2};
 use crate::denial::{Denial, Denials};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,6 +120,33 @@ impl KeyValue {
 
     fn most(&self) -> Size {
         Size { bytes: self.max_total_bytes.unwrap_or(16 * crate::MIB), keys: self.max_keys.unwrap_or(10_000) }
+    }
+
+    /// The grant in Rust and as a line of a policy; none with names that could not be copied from there.
+    fn lines(&self) -> Option<(String, String)> {
+        if !is_shown_whole(&self.bucket) || !is_shown_whole(&self.prefix) {
+            return None;
+        }
+        let mut rust = format!("KeyValue::bucket({})", quoted(&self.bucket));
+        let mut toml = format!("bucket = {}", quoted(&self.bucket));
+        if !self.prefix.is_empty() {
+            rust += &format!(".prefix({})", quoted(&self.prefix));
+            toml += &format!(", prefix = {}", quoted(&self.prefix));
+        }
+        if self.read_only {
+            rust += ".read_only()";
+        }
+        toml += if self.read_only { ", mode = \"ro\"" } else { ", mode = \"rw\"" };
+        for (bound, most) in [
+            ("max_value_bytes", self.max_value_bytes),
+            ("max_total_bytes", self.max_total_bytes),
+            ("max_keys", self.max_keys),
+        ] {
+            let Some(most) = most else { continue };
+            rust += &format!(".{bound}({most})");
+            toml += &format!(", {bound} = {most}");
+        }
+        Some((rust, format!("keyvalue = [{{ {toml} }}]")))
     }
 
     /// Why it cannot be kept.
@@ -331,14 +359,21 @@ impl Host<'_> {
         keys: impl IntoIterator<Item = &'k String>,
     ) -> Result<(), Failure> {
         let grant = at.grant();
+        let mut keys = keys.into_iter();
+        let denied = |key| {
+            self.access.denials.push(not_allowed(what, key, grant, usage));
+            Err(Failure::AccessDenied)
+        };
+        // Writing no keys is writing.
+        if usage == Use::Write && grant.read_only {
+            return denied(keys.next().map(String::as_str));
+        }
         for key in keys {
             if key.len() > MAX_KEY {
                 return Err(Failure::Other(format!("a key has {} bytes, more than the {MAX_KEY} allowed", key.len())));
             }
-            let read_only = usage == Use::Write && grant.read_only;
-            if read_only || !key.starts_with(&grant.prefix) {
-                self.access.denials.push(not_allowed(what, key, grant, read_only));
-                return Err(Failure::AccessDenied);
+            if !key.starts_with(&grant.prefix) {
+                return denied(Some(key));
             }
         }
         Ok(())
@@ -359,6 +394,9 @@ impl Host<'_> {
     async fn delete_keys(&mut self, bucket: &Resource<Bucket>, keys: Vec<String>) -> Result<(), Failure> {
         check_count(keys.len())?;
         let at = self.at(bucket, "delete", Use::Write, &keys)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
         at.commit(keys.into_iter().fold(Batch::new(), |batch, key| batch.delete(&at.space, key))).await?;
         Ok(())
     }
@@ -388,6 +426,9 @@ impl Host<'_> {
     async fn set_values(&mut self, bucket: &Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Result<(), Failure> {
         check_count(values.len())?;
         let at = self.at(bucket, "set-many", Use::Write, values.iter().map(|(key, _)| key))?;
+        if values.is_empty() {
+            return Ok(());
+        }
         values.iter().try_for_each(|(_, value)| at.check_value(value))?;
         at.commit(values.into_iter().fold(at.batch(), |batch, (key, value)| batch.set(&at.space, key, value))).await?;
         Ok(())
@@ -430,62 +471,49 @@ fn trap(error: wasmtime::component::ResourceTableError) -> Failure {
 const SHOWN: usize = 80;
 
 fn not_granted(name: &str, grants: &[KeyValue]) -> Denial {
-    let shown = sanitise(name, SHOWN);
-    let nearest = grants.iter().min_by_key(|grant| distance(&grant.bucket, name));
-    let rule = match nearest {
-        Some(nearest) if distance(&nearest.bucket, name) <= 2 => {
-            format!("no bucket of that name is granted; the nearest is \"{}\"", sanitise(&nearest.bucket, SHOWN))
-        }
-        _ => "no bucket of that name is granted".to_owned(),
+    let rule = match nearest(name, grants.iter().map(KeyValue::name)) {
+        Some(near) => format!("no bucket of that name is granted; the nearest is \"{}\"", sanitise(near, SHOWN)),
+        None => "no bucket of that name is granted".to_owned(),
     };
-    let denial = Denial::new(&format!("keyvalue open \"{shown}\""), &rule);
-    // A name that is cut or escaped here could not be granted by copying it.
-    if shown != name || KeyValue::bucket(name).wrong().is_some() {
-        return denial;
+    let denial = Denial::new(&format!("keyvalue open \"{}\"", sanitise(name, SHOWN)), &rule);
+    let bucket = quoted(name);
+    match is_shown_whole(name) && KeyValue::bucket(name).wrong().is_none() {
+        true => denial.allowed_by(
+            &format!("`.grant(KeyValue::bucket({bucket}))`"),
+            Some(&format!("keyvalue = [{{ bucket = {bucket} }}]")),
+        ),
+        false => denial,
     }
-    let rust = format!("`.grant(KeyValue::bucket({name:?}))`");
-    denial.allowed_by(&rust, Some(&format!("keyvalue = [{{ bucket = {name:?} }}]")))
 }
 
-fn not_allowed(what: &str, key: &str, grant: &KeyValue, read_only: bool) -> Denial {
-    let (key, name) = (sanitise(key, SHOWN), sanitise(&grant.bucket, SHOWN));
-    let bucket = &grant.bucket;
-    let (rule, rust, toml) = if read_only {
-        (
-            format!("the rule for bucket \"{name}\" allows only reading"),
-            format!("`.grant(KeyValue::bucket({bucket:?}))` without `.read_only()`"),
-            format!("keyvalue = [{{ bucket = {bucket:?}, mode = \"rw\" }}]"),
-        )
-    } else {
-        (
-            format!(
-                "the rule for bucket \"{name}\" is for keys that begin with \"{}\"",
-                sanitise(&grant.prefix, SHOWN)
-            ),
-            format!("`.grant(KeyValue::bucket({bucket:?}))` without `.prefix(..)`, or with another"),
-            format!("keyvalue = [{{ bucket = {bucket:?} }}]"),
-        )
-    };
-    Denial::new(&format!("keyvalue {what} \"{key}\" in \"{name}\""), &rule).allowed_by(&rust, Some(&toml))
+/// What the grant does not allow, and the same grant with only that changed; the key is the first that is refused, if
+/// there is one.
+fn not_allowed(what: &str, key: Option<&str>, grant: &KeyValue, usage: Use) -> Denial {
+    let name = sanitise(&grant.bucket, SHOWN);
+    let mut wider = grant.clone();
+    let mut rules = Vec::new();
+    if usage == Use::Write && grant.read_only {
+        rules.push("allows only reading".to_owned());
+        wider.read_only = false;
+    }
+    if let Some(key) = key.filter(|key| !key.starts_with(&grant.prefix)) {
+        rules.push(format!("is for keys that begin with \"{}\"", sanitise(&grant.prefix, SHOWN)));
+        // A bucket is granted once: the longest prefix of both, so that what was allowed still is.
+        let both = grant.prefix.chars().zip(key.chars()).take_while(|(a, b)| a == b);
+        wider.prefix = both.map(|(a, _)| a).collect();
+    }
+    let rule = format!("the rule for bucket \"{name}\" {}", rules.join(" and "));
+    let key = key.map(|key| format!(" \"{}\"", sanitise(key, SHOWN))).unwrap_or_default();
+    let denial = Denial::new(&format!("keyvalue {what}{key} in \"{name}\""), &rule);
+    match wider.lines() {
+        Some((rust, toml)) => denial.allowed_by(&format!("`.grant({rust})` in place of that one"), Some(&toml)),
+        None => denial,
+    }
 }
 
-/// How many letters have to be changed, added or removed; a large number for what is too long to compare.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > SHOWN || b.len() > SHOWN {
-        return usize::MAX;
-    }
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = change.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+/// Whether a name can be copied from where it is shown.
+fn is_shown_whole(name: &str) -> bool {
+    sanitise(name, MAX_KEY) == name && !name.contains('`')
 }
 
 /// Implements the interfaces of one draft.
@@ -679,9 +707,6 @@ mod tests {
 
     #[test]
     fn names_are_near_or_not() {
-        for (a, b, far) in [("state", "state", 0), ("state", "State", 1), ("state", "stat", 1), ("ab", "ba", 2)] {
-            assert_eq!(distance(a, b), far, "{a} {b}");
-        }
         let grants = [KeyValue::bucket("settings"), KeyValue::bucket("state")];
         let explained = not_granted("sate", &grants).explain();
         assert!(explained.contains("the nearest is \"state\""), "{explained}");
@@ -689,5 +714,68 @@ mod tests {
         assert!(!explained.contains("nearest"), "{explained}");
         let explained = not_granted("two\nlines", &grants).explain();
         assert!(explained.ends_with("nothing can") && !explained.contains('\n'), "{explained}");
+    }
+
+    /// Whoever copies a line allows what was asked, and nothing besides.
+    #[test]
+    fn advice_changes_only_what_was_in_the_way() {
+        let orders = || KeyValue::bucket("a\"b").prefix("orders/");
+        let cases = [
+            (
+                orders().read_only(),
+                Some("orders/1"),
+                Use::Write,
+                "allows only reading",
+                ".prefix(\"orders/\")",
+                "prefix = \"orders/\", mode = \"rw\"",
+            ),
+            (
+                orders().read_only(),
+                None,
+                Use::Write,
+                "allows only reading",
+                ".prefix(\"orders/\")",
+                "prefix = \"orders/\", mode = \"rw\"",
+            ),
+            (
+                orders().read_only(),
+                Some("orbit"),
+                Use::Read,
+                "begin with \"orders/\"",
+                ".prefix(\"or\").read_only()",
+                "prefix = \"or\", mode = \"ro\"",
+            ),
+            (orders().read_only(), Some("x"), Use::Read, "begin with \"orders/\"", ".read_only()", "mode = \"ro\""),
+            (
+                orders().read_only(),
+                Some("ord"),
+                Use::Write,
+                "reading and is for keys that begin with",
+                ".prefix(\"ord\")",
+                "prefix = \"ord\", mode = \"rw\"",
+            ),
+            (
+                orders().max_keys(3).max_value_bytes(9),
+                Some("x"),
+                Use::Write,
+                "begin with",
+                ".max_value_bytes(9).max_keys(3)",
+                "mode = \"rw\", max_value_bytes = 9, max_keys = 3",
+            ),
+        ];
+        for (grant, key, usage, rule, rust, toml) in cases {
+            let denial = not_allowed("op", key, &grant, usage);
+            assert!(denial.rule().contains(rule), "{}", denial.explain());
+            let rust = format!("`.grant(KeyValue::bucket(\"a\\\"b\"){rust})` in place of that one");
+            assert_eq!(denial.allow(), Some(&rust[..]));
+            let line = denial.allow_toml().unwrap();
+            assert_eq!(line, format!("keyvalue = [{{ bucket = \"a\\\"b\", {toml} }}]"));
+            assert!(crate::Policy::from_toml(line).is_ok(), "{line}");
+        }
+        for odd in ["tab\t", "\u{202e}", "\u{7f}", "a`b"] {
+            let grant = KeyValue::bucket("state").prefix(odd).read_only();
+            assert_eq!(not_allowed("set", Some(odd), &grant, Use::Write).allow(), None, "{odd:?}");
+            assert_eq!(not_granted(odd, &[]).allow(), None, "{odd:?}");
+        }
     }
 }

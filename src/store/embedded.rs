@@ -4,34 +4,51 @@
 //! share the wait for the disk; each batch is judged by itself, and one that is refused leaves nothing behind. Reads
 //! see the last commit, on the runtime's blocking threads.
 //!
+//! Batches wait in a room of so many bytes, of which a tenant has a share, so that one that writes a lot waits for
+//! itself. Those in the room are written in the order in which they came; a call that ends before it has a place leaves
+//! nothing there, and one that ends later leaves a batch that is skipped.
+//!
 //! A file is checked as a whole when it is opened. redb trusts what it reads later: a damaged page makes it panic, and
 //! a panic in the middle of a write can end the process.
 //!
-//! After an I/O error redb refuses everything until the file is opened anew, and so does this store.
+//! After an I/O error, such as a full disk, redb refuses everything until the file is opened anew. The writer does that,
+//! also after a panic. Reads are refused meanwhile, and writes wait for it. Where it fails again, writes are refused for
+//! a while without an attempt, each time longer; a file that cannot be opened is tried again when somebody asks for
+//! something.
+//!
+//! redb commits in one phase: it writes the pages and the root that names them, then syncs once, and tells by checksums
+//! after a crash whether all was written. They are not cryptographic. Who chooses the values, knows the file, and can
+//! make the machine crash in the middle of a sync and with only some pages written, could in theory have half of a
+//! commit taken for a whole one, as redb's documentation of `WriteTransaction::set_two_phase_commit` says. A second
+//! sync for each commit would be the price of the other way, which is not offered.
 
-use super::{Batch, Committed, Durability, Entry, Kv, Refused, Size, Space, Store, Version, within};
+use super::{Batch, Committed, Durability, Entry, Kv, Op, Refused, Size, Space, Step, Store, Version, within};
+use crate::clock::{Clock, Nanos};
 use crate::error::{Error, ErrorKind, Result};
 use crate::future::BoxFuture;
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
     TableHandle,
 };
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// A space and a key in it.
-type Place = (&'static [u8], &'static [u8]);
+type At = (&'static [u8], &'static [u8]);
 /// A version and a value.
 type Stored = (u64, &'static [u8]);
 
-const ENTRIES: TableDefinition<'_, Place, Stored> = TableDefinition::new("isopod.entries");
+const ENTRIES: TableDefinition<'_, At, Stored> = TableDefinition::new("isopod.entries");
 /// By space: bytes and keys. Only of those that hold something.
 const SIZES: TableDefinition<'_, &[u8], (u64, u64)> = TableDefinition::new("isopod.sizes");
 /// [`FORMAT`], and the version of the last commit.
@@ -41,18 +58,29 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("isopod.meta")
 const FORMAT: u64 = 1;
 /// Memory for pages of the file. redb's own default of 1 GiB is for those who have one database and nothing else.
 const CACHE: usize = 64 * 1024 * 1024;
-/// Batches that wait for the writer; more wait for a place. As many as a host has seats by default.
-const QUEUE: usize = 1_024;
-/// Batches that share one commit: what they hold is in memory twice until it is written.
-const GROUP: usize = 128;
+/// Bytes of batches that wait for the writer; more wait for a place, with whoever makes them.
+const ROOM: usize = 64 * 1024 * 1024;
+/// As much of it as one tenant takes, so that four of them at least must write a lot before others wait for it.
+const SHARE: usize = ROOM / 4;
+/// Bytes at which a commit takes no more batches: what they hold is in memory twice until it is written.
+const GROUP: usize = 8 * 1024 * 1024;
+/// What a small batch counts for. It bounds their number: 1 024 wait, as many as a host has seats by default.
+const LEAST: usize = 64 * 1024;
 /// Reads at once. They take threads of the runtime, of which there are 512.
 const READS: usize = 16;
+/// For how long nothing is written once the store has failed twice in a row: twice as long each time. Each attempt may
+/// read the whole file.
+const WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Store {
     /// State in that file, which is made where there is none. A commit is on the disk when it is acknowledged. One
     /// process at a time may have the file open, and in it one store, which hosts may share.
     ///
     /// Opening reads and checks the whole file, on this thread: about a second for half a gigabyte.
+    ///
+    /// When the disk is full or fails, writes fail, and are tried again as they come, with pauses of up to ten seconds;
+    /// the file is opened again by itself, and what is read meanwhile fails.
     ///
     /// # Errors
     /// [`ErrorKind::Store`] for a file that is open already, that is damaged, that is something else than such a store,
@@ -71,72 +99,62 @@ impl Store {
 }
 
 struct Embedded {
-    db: Arc<Database>,
+    shared: Arc<Shared>,
     reads: Arc<Semaphore>,
+    room: Room,
     /// There until this is dropped.
-    writer: Option<(mpsc::Sender<Job>, JoinHandle<()>)>,
+    writer: Option<(mpsc::Sender<Ask>, JoinHandle<()>)>,
 }
 
-/// A batch, and who waits for it.
-struct Job {
-    batch: Batch,
-    done: oneshot::Sender<std::result::Result<Committed, Refused>>,
+/// What readers and the writer both use. Only the writer takes the lock to write, for as long as it takes to put
+/// something there.
+struct Shared {
+    /// None while the file is opened again, or cannot be.
+    db: RwLock<Option<Database>>,
 }
+
+/// How the file is opened, the first time or again.
+type Open = dyn Fn(&Builder, bool) -> Result<Database, DatabaseError> + Send;
 
 impl Embedded {
     fn open(path: &Path) -> Result<Embedded> {
-        let fail = |why: &str, error: Option<String>| {
-            let text = format!("the store {} cannot be opened: {why}", path.display());
-            Error::new(ErrorKind::Store, text).because(error)
-        };
         let new = !path.exists();
-        let opened = catch_unwind(|| {
-            let mut builder = Database::builder();
-            builder.set_cache_size(CACHE).set_check_integrity_on_open(true).create(path)
-        });
-        let damaged = "the file is damaged; restore it from a copy";
-        let db = opened.map_err(|_| fail(damaged, None))?.map_err(|error| {
-            let text = error.to_string();
-            match error {
-                DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-                    fail("it is open already, here or in another process; open it once and share the `Store`", None)
-                }
-                DatabaseError::UpgradeRequired(_) => fail("another version of redb wrote it", Some(text)),
-                DatabaseError::Storage(StorageError::Corrupted(_)) | DatabaseError::RepairAborted => {
-                    fail(damaged, Some(text))
-                }
-                DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    fail("the file is something else than a store; name another one", Some(text))
-                }
-                _ => fail("the file cannot be used", Some(text)),
-            }
-        })?;
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(&db)));
-        let format = prepared.map_err(|_| fail(damaged, None))?.map_err(|error| match error {
-            redb::Error::Corrupted(_) => fail(damaged, Some(error.to_string())),
-            error => fail("the file cannot be used", Some(error.to_string())),
-        })?;
-        match format {
-            Some(FORMAT) => {}
-            Some(_) => return Err(fail("a newer isopod wrote it; use that one", None)),
-            None => return Err(fail("it is the database of another program; name another file", None)),
-        }
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.display().to_string();
+        // A file that was removed meanwhile is not made anew: the store would be empty, without a word.
+        let open: Box<Open> =
+            Box::new(move |builder, again| if again { builder.open(&file) } else { builder.create(&file) });
+        let embedded = Embedded::start(name.clone(), open)?;
         // Windows has no such thing as a folder that is synced.
         if new && cfg!(unix) {
             // Or else a loss of power could lose the file's name.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(parent)
                 .and_then(|folder| folder.sync_all())
-                .map_err(|e| fail("its folder cannot be synced", Some(e.to_string())))?;
+                .map_err(|e| refusal(&name, "its folder cannot be synced", Some(e.to_string())))?;
         }
-        let db = Arc::new(db);
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let written = Arc::clone(&db);
+        Ok(embedded)
+    }
+
+    fn start(name: String, open: Box<Open>) -> Result<Embedded> {
+        let db = database(&name, &open, false)?;
+        let shared = Arc::new(Shared { db: RwLock::new(Some(db)) });
+        let (asks, queue) = mpsc::channel(ROOM / LEAST);
         let thread = std::thread::Builder::new().name("isopod-store".into());
+        let writer = Writer {
+            name: name.clone(),
+            shared: Arc::clone(&shared),
+            open,
+            queue,
+            clock: Clock::new(),
+            broken: false,
+            failed: None,
+        };
         let thread = thread
-            .spawn(move || write(&written, queue))
-            .map_err(|e| fail("its thread cannot be started", Some(e.to_string())))?;
-        Ok(Embedded { db, reads: Arc::new(Semaphore::new(READS)), writer: Some((jobs, thread)) })
+            .spawn(move || writer.run())
+            .map_err(|e| refusal(&name, "its thread cannot be started", Some(e.to_string())))?;
+        let reads = Arc::new(Semaphore::new(READS));
+        Ok(Embedded { shared, reads, room: Room::default(), writer: Some((asks, thread)) })
     }
 
     /// Reads the last commit on a thread that may wait for the disk.
@@ -145,22 +163,72 @@ impl Embedded {
         read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> io::Result<T> {
         let place = Arc::clone(&self.reads).acquire_owned().await.map_err(io::Error::other)?;
-        let db = Arc::clone(&self.db);
+        let shared = Arc::clone(&self.shared);
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
-            read(&db.begin_read()?)
+            let begun = match &*shared.db.read() {
+                Some(db) => db.begin_read(),
+                None => return Err(io::Error::other("the store is closed since it failed")),
+            };
+            let done = begun.map_err(redb::Error::from).and_then(|begun| read(&begun));
+            done.map_err(io_error)
         });
-        done.await.map_err(io::Error::other)?.map_err(io::Error::other)
+        let done = done.await.map_err(io::Error::other)?;
+        if let (Err(_), Some((asks, _))) = (&done, &self.writer) {
+            // A writer with so much to do finds out by itself.
+            let _ = asks.try_send(Ask::Look);
+        }
+        done
     }
 }
 
 impl Drop for Embedded {
     /// Waits for the writer, so that the file can be opened again.
     fn drop(&mut self) {
-        if let Some((jobs, thread)) = self.writer.take() {
-            drop(jobs);
+        if let Some((asks, thread)) = self.writer.take() {
+            drop(asks);
             let _ = thread.join();
+            drop(self.shared.db.write().take());
         }
+    }
+}
+
+fn refusal(name: &str, why: &str, cause: Option<String>) -> Error {
+    Error::new(ErrorKind::Store, format!("the store {name} cannot be opened: {why}")).because(cause)
+}
+
+/// The database of a file that is whole, and ours.
+fn database(name: &str, open: &Open, again: bool) -> Result<Database> {
+    let fail = |why: &str, cause: Option<String>| refusal(name, why, cause);
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        open(Database::builder().set_cache_size(CACHE).set_check_integrity_on_open(true), again)
+    }));
+    let damaged = "the file is damaged; restore it from a copy";
+    let db = opened.map_err(|_| fail(damaged, None))?.map_err(|error| {
+        let text = error.to_string();
+        match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                fail("it is open already, here or in another process; open it once and share the `Store`", None)
+            }
+            DatabaseError::UpgradeRequired(_) => fail("another version of redb wrote it", Some(text)),
+            DatabaseError::Storage(StorageError::Corrupted(_)) | DatabaseError::RepairAborted => {
+                fail(damaged, Some(text))
+            }
+            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                fail("the file is something else than a store; name another one", Some(text))
+            }
+            _ => fail("the file cannot be used", Some(text)),
+        }
+    })?;
+    let prepared = catch_unwind(AssertUnwindSafe(|| prepare(&db)));
+    let format = prepared.map_err(|_| fail(damaged, None))?.map_err(|error| match error {
+        redb::Error::Corrupted(_) => fail(damaged, Some(error.to_string())),
+        error => fail("the file cannot be used", Some(error.to_string())),
+    })?;
+    match format {
+        Some(FORMAT) => Ok(db),
+        Some(_) => Err(fail("a newer isopod wrote it; use that one", None)),
+        None => Err(fail("it is the database of another program; name another file", None)),
     }
 }
 
@@ -184,27 +252,223 @@ fn prepare(db: &Database) -> Result<Option<u64>, redb::Error> {
     Ok(Some(FORMAT))
 }
 
-/// The writer's thread, until nobody can send any more.
-fn write(db: &Database, mut queue: mpsc::Receiver<Job>) {
-    let mut group = Vec::new();
-    while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-        // Whoever gave up before it began has it not written.
-        group.retain(|job| !job.done.is_closed());
-        if group.is_empty() {
-            continue;
-        }
-        let answers = commit(db, group.iter().map(|job| &job.batch));
-        let failed = answers.as_ref().err().map(ToString::to_string);
-        let mut answers = answers.unwrap_or_default().into_iter();
-        for job in group.drain(..) {
-            let failed = || Err(Refused::Failed(io::Error::other(failed.clone().unwrap_or_default())));
-            // Nobody may be waiting any more.
-            let _ = job.done.send(answers.next().unwrap_or_else(failed));
-        }
+/// What the writer is asked for.
+enum Ask {
+    Write(Job),
+    /// A read failed: whether the file must be opened again.
+    Look,
+}
+
+/// A batch, and who waits for it.
+struct Job {
+    batch: Batch,
+    place: Place,
+    done: oneshot::Sender<Answer>,
+}
+
+impl Job {
+    /// Whoever waits may go on where there is room again; nobody may be waiting any more.
+    fn answer(self, answer: Answer) {
+        drop((self.batch, self.place));
+        let _ = self.done.send(answer);
     }
 }
 
-type Answer = std::result::Result<Committed, Refused>;
+/// The room for batches that wait to be written.
+struct Room {
+    all: Arc<Semaphore>,
+    /// What is left of each tenant's share. Of a tenant for whom nothing waits there need not be one.
+    shares: Mutex<HashMap<Option<String>, Weak<Semaphore>>>,
+}
+
+/// What a batch takes of its tenant's share and of the whole room, until it is dropped.
+type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room { all: Arc::new(Semaphore::new(ROOM)), shares: Mutex::default() }
+    }
+}
+
+impl Room {
+    /// Waits for a place, each tenant in a line of its own. A batch for several tenants takes the first one's.
+    async fn place(&self, batch: &Batch) -> Result<Place, AcquireError> {
+        // Larger ones come from no guest. Such a one waits until nothing else of its tenant does.
+        let bytes = weight(batch).min(SHARE) as u32;
+        let share = self.share(batch.steps().first().and_then(|step| step.space.tenant()));
+        let share = share.acquire_many_owned(bytes).await?;
+        Ok((share, Arc::clone(&self.all).acquire_many_owned(bytes).await?))
+    }
+
+    fn share(&self, tenant: Option<&str>) -> Arc<Semaphore> {
+        let tenant = tenant.map(str::to_owned);
+        let mut shares = self.shares.lock();
+        if let Some(share) = shares.get(&tenant).and_then(Weak::upgrade) {
+            return share;
+        }
+        if shares.len() == shares.capacity() {
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::new(Semaphore::new(SHARE));
+        shares.insert(tenant, Arc::downgrade(&share));
+        share
+    }
+}
+
+/// Bytes that a batch takes in memory, about.
+fn weight(batch: &Batch) -> usize {
+    let step = |step: &Step| {
+        let value = if let Op::Set(value) = &step.op { value.len() } else { 0 };
+        size_of::<Step>() + step.key.len() + value
+    };
+    batch.steps().iter().map(step).sum::<usize>().max(LEAST)
+}
+
+/// The thread that writes, and that opens the file again when the database has failed.
+struct Writer {
+    name: String,
+    shared: Arc<Shared>,
+    open: Box<Open>,
+    queue: mpsc::Receiver<Ask>,
+    clock: Clock,
+    /// The database is not to be used any more.
+    broken: bool,
+    /// There from a failure to the next commit.
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    kind: io::ErrorKind,
+    text: String,
+    since: Nanos,
+    wait: Duration,
+}
+
+impl Failed {
+    fn error(&self) -> io::Error {
+        io::Error::new(self.kind, self.text.clone())
+    }
+}
+
+impl Writer {
+    /// Until nobody can ask any more.
+    fn run(mut self) {
+        let mut group = Vec::new();
+        while self.take(&mut group) {
+            match self.write(&group) {
+                Ok(answers) => group.drain(..).zip(answers).for_each(|(job, answer)| job.answer(answer)),
+                Err(error) => group.drain(..).for_each(|job| {
+                    let error = io::Error::new(error.kind(), error.to_string());
+                    job.answer(Err(Refused::Failed(error)));
+                }),
+            }
+            if self.broken {
+                // Those who read need not wait until somebody writes.
+                let _ = self.open_again();
+            }
+        }
+    }
+
+    /// Waits for something to do, and takes with it what has come in already, up to [`GROUP`].
+    fn take(&mut self, group: &mut Vec<Job>) -> bool {
+        let Some(mut ask) = self.queue.blocking_recv() else { return false };
+        let mut bytes = 0;
+        loop {
+            match ask {
+                // Whoever gave up before it began has it not written.
+                Ask::Write(job) if !job.done.is_closed() => {
+                    bytes += weight(&job.batch);
+                    group.push(job);
+                }
+                Ask::Write(_) | Ask::Look => {}
+            }
+            if bytes >= GROUP {
+                return true;
+            }
+            match self.queue.try_recv() {
+                Ok(next) => ask = next,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn write(&mut self, group: &[Job]) -> io::Result<Vec<Answer>> {
+        if let Some(failed) = &self.failed {
+            if self.clock.now().since(failed.since) < failed.wait {
+                return Err(failed.error());
+            }
+            if self.shared.db.read().is_none() {
+                self.open_again()?;
+            }
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| match &*self.shared.db.read() {
+            Some(db) if group.is_empty() => {
+                db.begin_write()?.abort()?;
+                Ok(Vec::new())
+            }
+            Some(db) => commit(db, group.iter().map(|job| &job.batch)),
+            None => Err(redb::Error::DatabaseClosed),
+        }));
+        match done {
+            Ok(Ok(answers)) => {
+                if !group.is_empty() {
+                    self.failed = None;
+                }
+                return Ok(answers);
+            }
+            // Only of values that no guest has room for; the database is as it was.
+            Ok(Err(error @ redb::Error::ValueTooLarge(_))) => return Err(io_error(error)),
+            Ok(Err(error)) => self.fail(&io_error(error)),
+            Err(_) => self.fail(&io::Error::other("the database panicked")),
+        }
+        self.broken = true;
+        Err(self.failed.as_ref().map_or(io::ErrorKind::Other.into(), Failed::error))
+    }
+
+    /// Opens the file again; no commit that was acknowledged is lost by that.
+    fn open_again(&mut self) -> io::Result<()> {
+        self.broken = false;
+        let old = self.shared.db.write().take();
+        // One that failed may do so when it ends, too. What is being read from it fails.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
+        match database(&self.name, &self.open, true) {
+            Ok(db) => {
+                *self.shared.db.write() = Some(db);
+                if let Some(failed) = &mut self.failed {
+                    failed.since = self.clock.now();
+                }
+                tracing::info!(store = self.name, "the store is open again");
+                Ok(())
+            }
+            Err(error) => {
+                let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+                let error = io::Error::other(chain.map(ToString::to_string).collect::<Vec<_>>().join(": "));
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        let wait = self.failed.as_ref().map(|failed| (failed.wait * 2).clamp(WAIT, LONGEST_WAIT));
+        tracing::error!(store = self.name, %error, "the store failed");
+        self.failed = Some(Failed {
+            kind: error.kind(),
+            text: error.to_string(),
+            since: self.clock.now(),
+            wait: wait.unwrap_or_default(),
+        });
+    }
+}
+
+fn io_error(error: redb::Error) -> io::Error {
+    match error {
+        redb::Error::Io(error) => error,
+        error => io::Error::other(error),
+    }
+}
+
+type Answer = Result<Committed, Refused>;
 
 fn commit<'a>(db: &Database, batches: impl Iterator<Item = &'a Batch>) -> Result<Vec<Answer>, redb::Error> {
     let transaction = db.begin_write()?;
@@ -216,8 +480,8 @@ fn commit<'a>(db: &Database, batches: impl Iterator<Item = &'a Batch>) -> Result
         let mut last = meta.get("version")?.map_or(0, |last| last.value());
         for batch in batches {
             let plan = batch.plan(
-                |space, key| entry(&entries, &space.to_bytes(), key).map_err(io::Error::other),
-                |space| size(&sizes, &space.to_bytes()).map_err(io::Error::other),
+                |space, key| entry(&entries, &space.to_bytes(), key).map_err(|e| io_error(e.into())),
+                |space| size(&sizes, &space.to_bytes()).map_err(|e| io_error(e.into())),
             );
             let plan = match plan {
                 Ok(plan) => plan,
@@ -254,7 +518,7 @@ fn commit<'a>(db: &Database, batches: impl Iterator<Item = &'a Batch>) -> Result
 }
 
 fn entry(
-    entries: &impl ReadableTable<Place, Stored>,
+    entries: &impl ReadableTable<At, Stored>,
     space: &[u8],
     key: &[u8],
 ) -> Result<Option<Entry>, redb::StorageError> {
@@ -321,10 +585,312 @@ impl Kv for Embedded {
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed, Refused>> {
         Box::pin(async move {
             let ended = || Refused::Failed(io::Error::other("the store's writer has ended"));
+            let (asks, _) = self.writer.as_ref().ok_or_else(ended)?;
+            let place = self.room.place(&batch).await.map_err(|_| ended())?;
             let (done, answer) = oneshot::channel();
-            let (jobs, _) = self.writer.as_ref().ok_or_else(ended)?;
-            jobs.send(Job { batch, done }).await.map_err(|_| ended())?;
+            asks.send(Ask::Write(Job { batch, place, done })).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Condvar;
+    use redb::StorageBackend;
+    use std::time::Instant;
+    use tokio::task::JoinSet;
+
+    /// A disk that is slow, full or broken when it is told so.
+    #[derive(Clone, Debug, Default)]
+    struct Disk(Arc<(Mutex<Platter>, Condvar)>);
+
+    #[derive(Debug, Default)]
+    struct Platter {
+        bytes: Vec<u8>,
+        opened: usize,
+        /// Whoever syncs waits.
+        held: bool,
+        full: bool,
+        unreadable: bool,
+        panics: bool,
+    }
+
+    impl Disk {
+        fn set(&self, set: impl FnOnce(&mut Platter)) {
+            set(&mut self.0.0.lock());
+            self.0.1.notify_all();
+        }
+
+        fn store(&self) -> Embedded {
+            let disk = self.clone();
+            let open: Box<Open> = Box::new(move |builder, _| {
+                disk.set(|platter| platter.opened += 1);
+                builder.create_with_backend(disk.clone())
+            });
+            Embedded::start("disk".to_owned(), open).unwrap()
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.0.lock().bytes.len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let platter = self.0.0.lock();
+            if platter.unreadable {
+                return Err(io::Error::other("a bad sector"));
+            }
+            let offset = offset as usize;
+            out.copy_from_slice(platter.bytes.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            let mut platter = self.0.0.lock();
+            if platter.full && len > platter.bytes.len() as u64 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            platter.bytes.resize(len as usize, 0);
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            let mut platter = self.0.0.lock();
+            self.0.1.wait_while(&mut platter, |platter| platter.held);
+            assert!(!platter.panics, "the disk panics");
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let mut platter = self.0.0.lock();
+            let offset = offset as usize;
+            platter
+                .bytes
+                .get_mut(offset..offset + data.len())
+                .ok_or(io::ErrorKind::UnexpectedEof)?
+                .copy_from_slice(data);
+            Ok(())
+        }
+    }
+
+    const MIB: usize = 1024 * 1024;
+
+    fn space(tenant: &str) -> Space {
+        Space::new(Some(tenant), "state")
+    }
+
+    fn set(tenant: &str, key: &str, bytes: usize) -> Batch {
+        Batch::new().set(&space(tenant), key.to_owned(), vec![b'v'; bytes])
+    }
+
+    async fn kind(store: &Embedded, batch: Batch) -> io::ErrorKind {
+        match store.commit(batch).await {
+            Err(Refused::Failed(error)) => error.kind(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Until it is written again, for some seconds at most.
+    async fn commit_again(store: &Embedded, batch: Batch) -> Committed {
+        let started = Instant::now();
+        loop {
+            match store.commit(batch.clone()).await {
+                Ok(committed) => return committed,
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error:?}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn keys(store: &Embedded, tenant: &str) -> Vec<Bytes> {
+        store.list(&space(tenant), b"", None, 1_000).await.unwrap()
+    }
+
+    /// The disk was full once, and the store was dead for all tenants until the host was restarted.
+    #[tokio::test]
+    async fn a_full_disk_fails_writes_only_until_there_is_space() {
+        let disk = Disk::default();
+        let store = store_with(&disk).await;
+        disk.set(|platter| platter.full = true);
+        // What there is room for in the file is written; then it must grow.
+        let mut written = vec![Bytes::from("kept")];
+        let refused = loop {
+            let key = format!("n{:03}", written.len());
+            match store.commit(set("a", &key, MIB)).await {
+                Ok(_) => written.push(key.into()),
+                Err(Refused::Failed(error)) => break error,
+                other => panic!("{other:?}"),
+            }
+            assert!(written.len() < 100);
+        };
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+        for _ in 0..3 {
+            // The first answer after a pause says the same as those during it.
+            assert_eq!(kind(&store, set("a", "large", 64 * MIB)).await, io::ErrorKind::StorageFull);
+        }
+        // Those who read are served although nothing can be written.
+        let started = Instant::now();
+        while store.get(&space("a"), b"kept").await.is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20));
+        }
+        disk.set(|platter| platter.full = false);
+        commit_again(&store, set("a", "zlast", MIB)).await;
+        written.push("zlast".into());
+        assert_eq!(keys(&store, "a").await, written, "what was acknowledged is there, and nothing else");
+        let opened = disk.0.0.lock().opened;
+        drop(store);
+        let store = disk.store();
+        assert_eq!(keys(&store, "a").await, written);
+        assert_eq!(store.size(&space("a")).await.unwrap().keys, written.len() as u64);
+        assert!(opened < 20, "it was opened {opened} times");
+    }
+
+    /// A store with one entry.
+    async fn store_with(disk: &Disk) -> Embedded {
+        let store = disk.store();
+        store.commit(set("a", "kept", 10)).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_database_ends_neither_the_writer_nor_the_process() {
+        let disk = Disk::default();
+        let store = store_with(&disk).await;
+        disk.set(|platter| platter.panics = true);
+        assert_eq!(kind(&store, set("a", "b", 10)).await, io::ErrorKind::Other);
+        disk.set(|platter| platter.panics = false);
+        let version = commit_again(&store, set("a", "c", 10)).await.version;
+        assert!(version.0 >= 2);
+        let found = keys(&store, "a").await;
+        assert!(found.contains(&"kept".into()) && found.contains(&"c".into()), "{found:?}");
+    }
+
+    /// Nobody writes, and still the store can be read again.
+    #[tokio::test]
+    async fn a_failed_read_has_the_file_opened_again() {
+        let disk = Disk::default();
+        let store = store_with(&disk).await;
+        store.commit(set("a", "large", MIB)).await.unwrap();
+        drop(store);
+        // Nothing is in redb's memory yet.
+        let store = disk.store();
+        disk.set(|platter| platter.unreadable = true);
+        assert!(store.get(&space("a"), b"large").await.is_err());
+        assert!(store.get(&space("a"), b"large").await.is_err());
+        disk.set(|platter| platter.unreadable = false);
+        let started = Instant::now();
+        while store.get(&space("a"), b"large").await.is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20));
+        }
+    }
+
+    /// Lets tasks go on until all of them wait for something.
+    async fn settle() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// One tenant's calls wrote as much as they could, and everybody waited behind gigabytes.
+    #[tokio::test]
+    async fn who_writes_a_lot_waits_for_itself() {
+        let disk = Disk::default();
+        let store = Arc::new(store_with(&disk).await);
+        let mut writes = JoinSet::new();
+        let mut write = |batch: Batch| {
+            let store = Arc::clone(&store);
+            writes.spawn(async move { store.commit(batch).await.unwrap().version.0 })
+        };
+        disk.set(|platter| platter.held = true);
+        let loud: Vec<_> = (0..24).map(|n| write(set("loud", &n.to_string(), 4 * MIB - 4_096))).collect();
+        settle().await;
+        let left = store.room.all.available_permits();
+        assert!(left >= ROOM - SHARE, "{left} bytes are left for others");
+        // Calls that end while they wait leave nothing behind, and neither do those in the room.
+        loud[12..].iter().for_each(|call| call.abort());
+        write(set("quiet", "a", 10));
+        settle().await;
+        assert_eq!(store.room.all.available_permits(), left - LEAST);
+        disk.set(|platter| platter.held = false);
+        let mut versions = Vec::new();
+        while let Some(done) = writes.join_next_with_id().await {
+            versions.extend(done);
+        }
+        assert_eq!(versions.len(), 13);
+        let quiet = store.get(&space("quiet"), b"a").await.unwrap().unwrap().version.0;
+        assert!(quiet <= 6, "it came after {} of the other tenant's", quiet - 2);
+        assert_eq!(store.room.all.available_permits(), ROOM);
+        assert_eq!(store.room.share(Some("loud")).available_permits(), SHARE);
+    }
+
+    /// A hundred batches of 4 MiB were one commit.
+    #[test]
+    fn a_commit_takes_no_more_batches_than_it_has_memory_for() {
+        let (asks, queue) = mpsc::channel(100);
+        let mut writer = Writer {
+            name: "none".to_owned(),
+            shared: Arc::new(Shared { db: RwLock::new(None) }),
+            open: Box::new(|_, _| Err(StorageError::DatabaseClosed.into())),
+            queue,
+            clock: Clock::new(),
+            broken: false,
+            failed: None,
+        };
+        let room = Room::default();
+        let mut waiting = Vec::new();
+        for (at, bytes) in [4 * MIB, 4 * MIB, 3 * MIB, 6 * MIB, 1, 20 * MIB].into_iter().enumerate() {
+            let batch = set(&at.to_string(), "a", bytes);
+            let place = futures_util::FutureExt::now_or_never(room.place(&batch)).unwrap().unwrap();
+            let (done, answer) = oneshot::channel();
+            asks.try_send(Ask::Write(Job { batch, place, done })).unwrap_or_else(|_| panic!("the queue is full"));
+            waiting.push(answer);
+        }
+        // A call that ended is no part of it.
+        waiting.remove(4);
+        drop(asks);
+        let mut groups = Vec::new();
+        let mut group = Vec::new();
+        while writer.take(&mut group) {
+            groups.push(group.drain(..).count());
+        }
+        assert_eq!(groups, [2, 2, 1]);
+    }
+
+    /// Its locks are given back, whoever still reads.
+    #[tokio::test]
+    async fn a_file_is_opened_again_by_the_process_that_has_it() {
+        let path = std::env::temp_dir().join(format!("isopod-embedded-{}", std::process::id()));
+        let store = Embedded::open(&path).unwrap();
+        store.commit(set("a", "kept", 10)).await.unwrap();
+        let old = store.shared.db.write().take().unwrap();
+        let reading = old.begin_read().unwrap();
+        drop(old);
+        assert!(store.get(&space("a"), b"kept").await.is_err());
+        commit_again(&store, set("a", "more", 10)).await;
+        assert_eq!(keys(&store, "a").await, ["kept", "more"]);
+        drop((store, reading));
+        // One that is gone is not made anew.
+        let store = Embedded::open(&path).unwrap();
+        drop(store.shared.db.write().take());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(kind(&store, set("a", "b", 10)).await, io::ErrorKind::Other);
+        assert_eq!(kind(&store, set("a", "b", 10)).await, io::ErrorKind::Other);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn shares_of_tenants_that_are_gone_are_not_kept() {
+        let room = Room::default();
+        for n in 0..10_000 {
+            drop(room.place(&set(&n.to_string(), "a", 1)).await.unwrap());
+        }
+        assert!(room.shares.lock().len() < 100);
+        // More than there is room for is written all the same, alone.
+        let place = room.place(&set("a", "a", 2 * ROOM)).await.unwrap();
+        assert_eq!(room.all.available_permits(), ROOM - SHARE);
+        drop(place);
     }
 }

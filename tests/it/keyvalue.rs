@@ -318,10 +318,37 @@ async fn a_prefix_and_reading_only_narrow_a_grant() {
         assert_eq!(
             refusal.denials()[0].explain(),
             "keyvalue delete \"acme\" in \"state\" was denied: the rule for bucket \"state\" allows only reading; to \
-             allow it: `.grant(KeyValue::bucket(\"state\"))` without `.read_only()`, or in a policy: keyvalue = [{ \
+             allow it: `.grant(KeyValue::bucket(\"state\"))` in place of that one, or in a policy: keyvalue = [{ \
              bucket = \"state\", mode = \"rw\" }]"
         );
         assert_eq!(get(&owner, "acme").await.as_deref(), Some("acme"));
+    }
+}
+
+/// Nothing to write is no reason to pass a grant, nor to wait for a disk.
+#[tokio::test]
+async fn empty_batches_are_refused_like_others_and_cost_no_commit() {
+    for guest in GUESTS {
+        let store = Store::memory();
+        let host = Host::builder().store(store.clone()).build().unwrap();
+        let version = async || {
+            let batch = Batch::new().set(&Space::new(None, "other"), "a", "");
+            store.kv().commit(batch).await.unwrap().version.0
+        };
+        let before = version().await;
+        let none: [(&str, ByteBuf); 0] = [];
+        let keeper = load(&host, guest, [state().prefix("a/")]).await;
+        ok::<()>(&keeper, "set-many", ("state", &none)).await;
+        ok::<()>(&keeper, "delete-many", ("state", [""; 0])).await;
+        let reader = load(&host, guest, [state().read_only()]).await;
+        for reply in [
+            ask::<()>(&reader, "set-many", ("state", &none)).await,
+            ask::<()>(&reader, "delete-many", ("state", [""; 0])).await,
+        ] {
+            assert_eq!(reply.value.as_ref().unwrap_err(), "access-denied", "{guest}");
+            assert!(reply.denials()[0].rule().contains("allows only reading"), "{:?}", reply.denials());
+        }
+        assert_eq!(version().await, before + 1, "{guest}");
     }
 }
 
