@@ -168,7 +168,8 @@ impl Dir {
 /// names. Whatever ends the call, it is removed: a small one before the call returns, a large one on a thread of the
 /// runtime's blocking pool. If the process is killed, the next host with the same directory removes what was left.
 ///
-/// The quota is each call's own. What else there is to say of a writable directory, [`Dir`] says.
+/// The quota is each call's own. Once it is used, the directory is one of those that the call has open. What else there is
+/// to say of a writable directory, [`Dir`] says.
 ///
 /// ```
 /// # async fn run(host: isopod::Host) -> isopod::Result<()> {

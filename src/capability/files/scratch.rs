@@ -283,7 +283,8 @@ mod tests {
         std::fs::remove_dir_all(&path).unwrap();
         let again = space.directory().unwrap();
         assert!(again.dir.exists("."));
-        (after.remove().unwrap(), again.remove().unwrap());
+        after.remove().unwrap();
+        again.remove().unwrap();
         drop((before, after, again, space));
         assert_eq!(inside(&path), [] as [String; 0]);
         std::fs::remove_dir_all(path).unwrap();

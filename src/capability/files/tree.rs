@@ -403,7 +403,8 @@ impl Tree {
 const SMALL: Quota = Quota { bytes: 64 * 1024, entries: 8 };
 
 /// Does what may take long on a thread, when it is its turn. Where there is no runtime, or it ends before, it is done by
-/// who finds that out.
+/// who finds that out. If it has to wait for its turn, that is in a task: a runtime that nobody drives for a while does it
+/// then, or at its end.
 fn later(tree: Arc<Tree>, changes: bool, work: fn(&Arc<Tree>)) {
     struct Late(Arc<Tree>, fn(&Arc<Tree>));
     impl Drop for Late {
