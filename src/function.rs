@@ -514,7 +514,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 clock: &host.clock,
                 wires: &host.wires,
                 store: &host.store,
-                scratches: &host.scratches,
+                disk: &host.disk,
                 audit: &host.audit,
                 secrets: &host.secrets,
                 sink: host.sink.as_ref(),

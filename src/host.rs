@@ -1,7 +1,7 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
 use crate::capability::Secret;
-use crate::capability::files::scratch::Scratches;
+use crate::capability::files::disk::Disk;
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
@@ -35,7 +35,7 @@ pub(crate) struct Inner {
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
     pub store: Store,
-    pub scratches: Scratches,
+    pub disk: Disk,
     pub audit: Arc<Audit>,
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
@@ -206,7 +206,7 @@ impl HostBuilder {
             meter: self.meter,
             wires,
             store: self.store.unwrap_or_else(Store::memory),
-            scratches: Scratches::at(self.scratch),
+            disk: Disk::new(self.scratch),
             audit: Arc::default(),
             secrets: self.secrets,
             sink: self.sink,

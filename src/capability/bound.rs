@@ -57,7 +57,7 @@ pub(crate) struct Binding<'a> {
     pub clock: &'a Clock,
     pub wires: &'a Wires,
     pub store: &'a Store,
-    pub scratches: &'a files::scratch::Scratches,
+    pub disk: &'a files::disk::Disk,
     pub audit: &'a Arc<Audit>,
     pub secrets: &'a [Secret],
     pub sink: Option<&'a Arc<dyn LogSink>>,
@@ -153,7 +153,7 @@ impl Bound {
             bound.buckets = Some(Arc::new(Buckets::bind(buckets, to.store)?));
         }
         if !dirs.is_empty() || scratch.is_some() {
-            bound.files = Some(files::Granted::bind(&dirs, scratch.as_ref(), to.scratches)?);
+            bound.files = Some(files::Granted::bind(&dirs, scratch.as_ref(), to.disk)?);
         }
         Ok(bound)
     }
@@ -283,7 +283,7 @@ mod tests {
         let (audit, limits) = (Arc::default(), crate::Limits::default().resolve().unwrap());
         let caller: Arc<dyn Caller> = Arc::new(Nobody);
         let store = Store::memory();
-        let scratches = files::scratch::Scratches::default();
+        let disk = files::disk::Disk::default();
         let to = || Binding {
             function: &function,
             imports: &imports,
@@ -291,7 +291,7 @@ mod tests {
             clock: &clock,
             wires: &wires,
             store: &store,
-            scratches: &scratches,
+            disk: &disk,
             audit: &audit,
             secrets: &[],
             sink: None,

@@ -2,7 +2,7 @@
 //!
 //! The books are kept by inode, so that a file with two names is counted once, and one that is deleted while somebody has
 //! it open gives its bytes back when it is closed, which is when the disk gets them. Nothing is given back that was not
-//! counted before. Where somebody else changes the tree, the books may hold more than there is, until the next load.
+//! counted before. Where somebody else changes the tree, the books may hold more than there is, until it is measured again.
 
 use std::collections::HashMap;
 
@@ -45,6 +45,10 @@ impl Ledger {
         self.held
     }
 
+    pub(super) fn max(&self) -> Quota {
+        self.max
+    }
+
     /// Whether it holds more than it may.
     pub(super) fn is_over(&self) -> bool {
         self.held.bytes > self.max.bytes || self.held.entries > self.max.entries
@@ -73,6 +77,25 @@ impl Ledger {
         self.resized(inode, bytes);
     }
 
+    /// Something was made that cannot be looked at. It is counted until the tree is measured again.
+    pub(super) fn unseen(&mut self, bytes: u64) {
+        self.held.entries += 1;
+        self.held.bytes = self.held.bytes.saturating_add(bytes);
+    }
+
+    /// The same books, drawn up anew: `measured` has what has a name. What is open stays open, with a name or without.
+    pub(super) fn replace(&mut self, measured: Ledger) {
+        let old = std::mem::replace(self, measured);
+        for (inode, Known { bytes, opens, .. }) in old.known.into_iter().filter(|(_, known)| known.opens > 0) {
+            let known = self.known.entry(inode).or_default();
+            known.opens = opens;
+            if known.names == 0 {
+                known.bytes = bytes;
+                self.held.bytes = self.held.bytes.saturating_add(bytes);
+            }
+        }
+    }
+
     /// A file was seen: just made, or made by somebody else at some time, or long known. It has `names` altogether.
     pub(super) fn seen(&mut self, inode: Inode, bytes: u64, names: u64) {
         let known = self.known.entry(inode).or_insert_with(|| {
@@ -82,6 +105,11 @@ impl Ledger {
         // Fewer than there were: somebody else removed one, or this is another file with a number that was used before.
         if known.names > names {
             self.held.entries -= known.names - names;
+            known.names = names;
+        }
+        // The number of one that has no name is used again before it was told that the last who had it open closed it.
+        if known.names == 0 {
+            self.held.entries += names;
             known.names = names;
         }
         self.resized(inode, bytes);
@@ -191,6 +219,42 @@ mod tests {
         books.resized(A, 70);
         assert_eq!(held(&books), (70, 0));
         books.closed(A);
+        assert_eq!(held(&books), (0, 0));
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_before_the_last_was_told_closed_is_counted() {
+        let mut books = ledger();
+        books.seen(A, 50, 1);
+        books.opened(A);
+        books.unnamed(A);
+        books.seen(A, 7, 1);
+        books.opened(A);
+        books.closed(A);
+        books.closed(A);
+        assert_eq!(held(&books), (7, 1));
+    }
+
+    #[test]
+    fn books_drawn_up_anew_have_what_has_a_name_and_what_is_open() {
+        let mut books = ledger();
+        for (inode, bytes) in [(A, 10), (B, 20), ((1, 3), 30)] {
+            books.seen(inode, bytes, 1);
+            books.opened(inode);
+        }
+        books.unseen(5);
+        books.unnamed(A);
+        books.closed((1, 3));
+        assert_eq!(held(&books), (65, 3));
+        // The third was removed by somebody else, and the second made longer.
+        let mut measured = ledger();
+        measured.measured(B, 25);
+        books.replace(measured);
+        assert_eq!(held(&books), (35, 1));
+        books.closed(A);
+        books.closed(B);
+        assert_eq!(held(&books), (25, 1));
+        books.unnamed(B);
         assert_eq!(held(&books), (0, 0));
     }
 

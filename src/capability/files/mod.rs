@@ -2,15 +2,18 @@
 //!
 //! The interfaces of both generations are implemented here, on cap-std, instead of by wasmtime's WASI: every function
 //! that opens, grows or lists something had to be replaced, which leaves nothing. `tree` has what is done, once and
-//! blocking; `p2` and `p3` are the two ways to ask for it; `ledger` counts; `scratch` makes and removes directories.
+//! blocking; `p2` and `p3` are the two ways to ask for it; `ledger` counts; `scratch` makes and removes directories; `disk`
+//! has what all of it may take of the process.
 //!
-//! Whatever touches the disk runs on the runtime's threads for blocking work, [`MAX_JOBS`] at a time for each call. When a
-//! call ends, what has not begun never begins; what has begun ends by itself, on its thread.
+//! Whatever touches the disk runs on the runtime's threads for blocking work, [`MAX_JOBS`] at a time for each call, and no
+//! more for a function and for a host than `disk` says. It has no thread before it can go on: writers of one tree take
+//! turns. When a call ends, what has not begun never begins; what has begun ends by itself, on its thread.
 
+pub(crate) mod disk;
 mod ledger;
 mod p2;
 mod p3;
-pub(crate) mod scratch;
+mod scratch;
 mod tree;
 
 use super::Reach;
@@ -18,20 +21,22 @@ use super::policy::quoted;
 use crate::denial::{Denial, Denials};
 use crate::error::{Error, ErrorKind, Result};
 use cap_std::ambient_authority;
+use disk::{Disk, Shares};
 use ledger::Quota;
-use scratch::{Scratches, Space};
+use scratch::Space;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tree::{Code, Desk, Fail, Node, Outcome, Rule, Tree};
+use tree::{Code, Desk, Fail, Node, Outcome, Rule, Tree, check};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 /// Operations of one call that touch the disk at once. More wait: a call must not take all of the runtime's threads.
 const MAX_JOBS: usize = 4;
-/// Files and directories that one call has open at once, besides what it was granted. Descriptors are few: a process has
-/// 1 024 by custom. More fail as `insufficient-memory`, as WASI has no better name for it.
+/// Files, directories and streams that one call has open at once, besides what it was granted; a scratch directory that it
+/// uses is one of them. Descriptors are few: a process has 1 024 by custom. More fail as `insufficient-memory`, as WASI
+/// has no better name for it.
 const MAX_OPEN: usize = 128;
 /// Bytes that are read or written at once; each stream holds that many at most.
 const MAX_CHUNK: usize = 64 * 1024;
@@ -40,22 +45,28 @@ const MAX_CHUNK: usize = 64 * 1024;
 ///
 /// The guest sees the directory at a path that you choose, and nothing outside of it: no path, symlink or rename leads
 /// out. It opens regular files and directories; FIFOs, sockets and devices are refused as `not-permitted`, without waiting
-/// for them. Symlinks that it makes lead down from where they lie: a target that is absolute or has a `..` is refused. Hard
-/// links and renames stay within the directory. A refusal is a [`Denial`](crate::Denial).
+/// for them. Symlinks that it makes lead down from where they lie: a target that is absolute or has a `..` is refused. Those
+/// of yours that have a `..`, and directories that hold one, are not moved to another directory, from where it might lead
+/// out. Hard links and renames stay within the directory. A refusal is a [`Denial`](crate::Denial).
+///
+/// The directory is the function's: all its calls, of whichever tenant, find the same files there and share its quota. For
+/// a directory of each tenant's own, load a function for each.
 ///
 /// A directory that is [`read_write`](Dir::read_write) has a quota: how much the whole tree may hold, whoever put it
-/// there. It is measured when the function is loaded, then kept up to date by what the function's guests do, in all its
-/// calls together. What others change meanwhile is not seen before the next load, except that a file is measured again
-/// when a guest opens or changes it: others' bytes may make the tree hold more than its quota, and bytes that others
-/// removed may still be counted. A file that is deleted while it is open counts until it is closed. Two functions with
-/// the same directory have a quota each.
+/// there. It is measured when the function is loaded, then kept up to date by what the function's guests do. What others
+/// change meanwhile is seen when a guest opens or changes that file, and where the quota is used up: before something is
+/// refused, the tree is measured again, though not twice within 5 seconds. So what others removed, such as one who fetches
+/// results, comes back, if late; what they add may make the tree hold more than its quota. A file that is deleted while it
+/// is open counts until it is closed. Two functions with the same directory have a quota each.
 ///
 /// Over the quota a guest is told `insufficient-space`. What does not fit is not written, not in part either; of a stream,
 /// the pieces before it are.
 ///
-/// A call has at most 128 files and directories open at once; more fail as `insufficient-memory`. In WASI 0.2 each name of
-/// a listing is a host call. Writers of one directory wait for each other. Operations that take long hold up to four
-/// threads of the runtime's blocking pool for each call. Works on Unix.
+/// A call has at most 128 files, directories and streams of files open at once. All guests of a host have half of the
+/// descriptors that the process may have when the host is made, and those of one function a quarter of these: raise
+/// `ulimit -n` where many calls use files at once. More fail as `insufficient-memory`. In WASI 0.2 each name of a listing
+/// is a host call. Writers of one directory wait for each other. Operations that take long hold threads of the runtime's
+/// blocking pool: up to 4 for each call, 16 for a function, and 128 for a host. Works on Unix.
 ///
 /// ```
 /// # async fn run(host: isopod::Host) -> isopod::Result<()> {
@@ -103,14 +114,14 @@ impl Dir {
     }
 
     /// Bytes that the whole tree may hold: the lengths of its files, holes included, a file with several names once.
-    /// Default 64 MiB. Loading fails as [`ErrorKind::Misuse`] for a directory that is only read.
+    /// Default 64 MiB. Loading fails as [`ErrorKind::Misuse`] for 0, and for a directory that is only read.
     pub fn max_bytes(mut self, bytes: u64) -> Dir {
         self.max_bytes = Some(bytes);
         self
     }
 
     /// Files, directories and symlinks that the whole tree may hold, by their names. Default 10 000; the host remembers
-    /// some 50 bytes for each there is. Loading fails as [`ErrorKind::Misuse`] for a directory that is only read.
+    /// some 50 bytes for each there is. Loading fails as [`ErrorKind::Misuse`] for 0, and for a directory that is only read.
     pub fn max_entries(mut self, entries: u64) -> Dir {
         self.max_entries = Some(entries);
         self
@@ -129,11 +140,14 @@ impl Dir {
         (self.write, self.max_bytes, self.max_entries) = (false, None, None);
     }
 
-    fn bind(&self) -> Result<Tree, String> {
+    fn bind(&self, shares: Shares) -> Result<Tree, String> {
         if !self.write && (self.max_bytes.is_some() || self.max_entries.is_some()) {
             return Err("a directory that is only read has no quota; remove .max_bytes(..) and .max_entries(..)".into());
         }
         guest_path(&self.guest)?;
+        if self.max_bytes == Some(0) || self.max_entries == Some(0) {
+            return Err("a quota of 0 lets the guest write nothing; use `Dir::read_only`, or raise it".into());
+        }
         let host = std::fs::canonicalize(&self.host)
             .map_err(|e| format!("{e}; make that directory, or grant one that there is"))?;
         if !host.is_dir() {
@@ -144,7 +158,7 @@ impl Dir {
             bytes: self.max_bytes.unwrap_or(DIR_QUOTA.bytes),
             entries: self.max_entries.unwrap_or(DIR_QUOTA.entries),
         };
-        Tree::granted(dir, host, self.guest.clone(), self.write.then_some(quota))
+        Tree::granted(dir, host, self.guest.clone(), self.write.then_some(quota), shares)
     }
 }
 
@@ -154,7 +168,8 @@ impl Dir {
 /// names. Whatever ends the call, it is removed: a small one before the call returns, a large one on a thread of the
 /// runtime's blocking pool. If the process is killed, the next host with the same directory removes what was left.
 ///
-/// The quota is each call's own. What else there is to say of a writable directory, [`Dir`] says.
+/// The quota is each call's own. Once it is used, the directory is one of those that the call has open. What else there is
+/// to say of a writable directory, [`Dir`] says.
 ///
 /// ```
 /// # async fn run(host: isopod::Host) -> isopod::Result<()> {
@@ -187,13 +202,14 @@ impl Scratch {
         &self.guest
     }
 
-    /// Bytes that one call's directory may hold. Default 16 MiB.
+    /// Bytes that one call's directory may hold. Default 16 MiB; loading fails as [`ErrorKind::Misuse`] for 0.
     pub fn max_bytes(mut self, bytes: u64) -> Scratch {
         self.quota.bytes = bytes;
         self
     }
 
-    /// Files, directories and symlinks that one call's directory may hold. Default 1 000.
+    /// Files, directories and symlinks that one call's directory may hold. Default 1 000; loading fails as
+    /// [`ErrorKind::Misuse`] for 0.
     pub fn max_entries(mut self, entries: u64) -> Scratch {
         self.quota.entries = entries;
         self
@@ -216,10 +232,12 @@ fn guest_path(path: &str) -> Result<(), String> {
 pub(super) struct Granted {
     trees: Vec<Arc<Tree>>,
     scratch: Option<(Scratch, Arc<Space>)>,
+    shares: Shares,
 }
 
 impl Granted {
-    pub(super) fn bind(dirs: &[Dir], scratch: Option<&Scratch>, scratches: &Scratches) -> Result<Granted> {
+    pub(super) fn bind(dirs: &[Dir], scratch: Option<&Scratch>, disk: &Disk) -> Result<Granted> {
+        let shares = disk.shares();
         let misuse = |grant: String, why: String| {
             Error::new(ErrorKind::Misuse, format!("the grant {grant} cannot be kept: {why}"))
         };
@@ -235,7 +253,7 @@ impl Granted {
         }
         let mut trees: Vec<Arc<Tree>> = Vec::new();
         for dir in dirs {
-            let tree = dir.bind().map_err(|why| misuse(shown(dir), why))?;
+            let tree = dir.bind(shares.clone()).map_err(|why| misuse(shown(dir), why))?;
             let both = |other: &&Arc<Tree>| other.writable && tree.writable && nested(&other.host, &tree.host);
             if let Some(other) = trees.iter().find(both) {
                 let why = format!("\"{}\" lies in the same directory, and each counts for itself", other.guest);
@@ -244,21 +262,26 @@ impl Granted {
             trees.push(Arc::new(tree));
         }
         let scratch = scratch.map(|scratch| {
-            let space = scratches.space().map_err(|why| {
+            if scratch.quota.bytes == 0 || scratch.quota.entries == 0 {
+                let why = "a quota of 0 lets the guest write nothing; raise it, or remove the grant".to_owned();
+                return Err(misuse(shown_scratch(scratch), why));
+            }
+            let space = disk.space().map_err(|why| {
                 misuse(shown_scratch(scratch), format!("{why}; name another directory by `HostBuilder::scratch_dir`"))
             })?;
             Ok((scratch.clone(), space))
         });
-        Ok(Granted { trees, scratch: scratch.transpose()? })
+        Ok(Granted { trees, scratch: scratch.transpose()?, shares })
     }
 
     /// One call's share. Nothing is made on the disk.
     pub(super) fn view(&self, denials: Denials) -> Files {
         let mut trees = self.trees.clone();
         let scratch = self.scratch.as_ref().map(|(scratch, space)| {
-            let tree = Arc::new(Tree::scratch(Arc::clone(space), scratch.guest.clone(), scratch.quota));
+            let (guest, shares) = (scratch.guest.clone(), self.shares.clone());
+            let tree = Arc::new(Tree::scratch(Arc::clone(space), guest, scratch.quota, shares));
             trees.push(Arc::clone(&tree));
-            Wipe(Some(tree))
+            Wipe(tree)
         });
         let (jobs, opens) = (Semaphore::new(MAX_JOBS).into(), Semaphore::new(MAX_OPEN).into());
         Files { trees, desk: Some(Arc::new(Desk { jobs, opens, denials })), _scratch: scratch }
@@ -297,26 +320,11 @@ impl Files {
 }
 
 /// Removes a scratch directory when it is dropped.
-struct Wipe(Option<Arc<Tree>>);
+struct Wipe(Arc<Tree>);
 
 impl Drop for Wipe {
-    /// A call's end must not wait long, so what takes long is handed to a thread. Where there is no runtime any more, or
-    /// it gives the work back undone, it is done here after all.
     fn drop(&mut self) {
-        let Some(tree) = self.0.take() else { return };
-        if tree.is_small() {
-            return tree.wipe();
-        }
-        struct Late(Arc<Tree>);
-        impl Drop for Late {
-            fn drop(&mut self) {
-                self.0.wipe();
-            }
-        }
-        let late = Late(tree);
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn_blocking(move || drop(late));
-        }
+        self.0.end();
     }
 }
 
@@ -361,13 +369,46 @@ async fn run<R: Send + 'static>(
     }
     let node = Arc::clone(node);
     let place = Arc::clone(&node.desk.jobs).acquire_owned().await.map_err(|_| Code::Io)?;
+    let changes = node.tree.writable && (needs_books(asked) || !node.tree.is_made());
+    let turn = node.tree.turn(changes).await.ok_or(Code::Io)?;
     let mut job = Job(spawn_blocking(move || {
-        let result = work(&node).map_err(|fail| told(&node, asked, fail));
-        drop((node, place));
+        let result = match catch_unwind(AssertUnwindSafe(|| work(&node))) {
+            Ok(done) => done.map_err(|fail| told(&node, asked, fail)),
+            Err(_) => {
+                tracing::error!(function = asked, "an operation on files panicked; please report it");
+                Err(Code::Io)
+            }
+        };
+        drop((node, turn, place));
         result
     }));
-    // It fails only with the runtime, or by a bug.
+    // It fails only with the runtime.
     (&mut job.0).await.unwrap_or(Err(Code::Io))
+}
+
+/// Whether a function of WASI may change a tree, or open something in it, which is counted.
+fn needs_books(asked: &str) -> bool {
+    !matches!(
+        asked,
+        "is-same-object"
+            | "metadata-hash"
+            | "metadata-hash-at"
+            | "read"
+            | "read-directory"
+            | "read-directory-entry"
+            | "readlink-at"
+            | "set-times"
+            | "set-times-at"
+            | "stat"
+            | "stat-at"
+            | "sync"
+            | "sync-data"
+    )
+}
+
+/// Refuses paths that are none before they are kept for as long as the operation waits: a guest may pass megabytes.
+fn judge<const N: usize>(node: &Node, asked: &'static str, paths: [&str; N]) -> Result<(), Code> {
+    paths.into_iter().try_for_each(|path| check(path).map(drop)).map_err(|fail| told(node, asked, fail))
 }
 
 /// What the guest is told, and a record of it where a rule said no.
@@ -389,6 +430,9 @@ fn told(node: &Node, asked: &str, fail: Fail) -> Code {
         Rule::Special => denial("only regular files and directories are opened".to_owned()),
         Rule::Target => {
             denial("a symlink leads down from where it lies: its target is absolute or has \"..\"".to_owned())
+        }
+        Rule::Moved => {
+            denial("a symlink with \"..\" stays in its directory, where it leads where it should".to_owned())
         }
     });
     rule.code()

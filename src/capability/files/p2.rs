@@ -1,12 +1,13 @@
 //! `wasi:filesystem@0.2`: the host functions, and files as streams.
 
-use super::tree::{Code, How, Listing, Node, Stat};
-use super::{Access, MAX_CHUNK, Ours, generation, run, told};
+use super::tree::{Code, How, Listing, Node, Stat, short};
+use super::{Access, MAX_CHUNK, Ours, generation, judge, run, told};
 use crate::capability::Reach;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
@@ -69,6 +70,10 @@ impl Access<'_> {
         let node = self.found(fd)?;
         run(&node, asked, work).await.map_err(failed)
     }
+
+    fn judge<const N: usize>(&self, fd: &Descriptor, asked: &'static str, paths: [&str; N]) -> FsResult<()> {
+        judge(&*self.found(fd)?, asked, paths).map_err(failed)
+    }
 }
 
 fn failed(code: Code) -> FsError {
@@ -98,7 +103,8 @@ impl types::HostDescriptor for Access<'_> {
     fn read_via_stream(&mut self, fd: Descriptor, offset: u64) -> FsResult<Resource<DynInputStream>> {
         let node = self.found(&fd)?;
         node.for_reading().map_err(|fail| failed(told(&node, "read-via-stream", fail)))?;
-        let reader: DynInputStream = Box::new(Reader { node, offset, state: State::Idle });
+        let _place = node.stream().map_err(failed)?;
+        let reader: DynInputStream = Box::new(Reader { node, offset, state: State::Idle, _place });
         Ok(self.table.push(reader)?)
     }
 
@@ -167,6 +173,7 @@ impl types::HostDescriptor for Access<'_> {
     }
 
     async fn create_directory_at(&mut self, fd: Descriptor, path: String) -> FsResult<()> {
+        self.judge(&fd, "create-directory-at", [&path])?;
         self.run(&fd, "create-directory-at", move |node| node.create_dir(&path)).await
     }
 
@@ -175,6 +182,7 @@ impl types::HostDescriptor for Access<'_> {
     }
 
     async fn stat_at(&mut self, fd: Descriptor, at: types::PathFlags, path: String) -> FsResult<types::DescriptorStat> {
+        self.judge(&fd, "stat-at", [&path])?;
         self.run(&fd, "stat-at", move |node| node.stat_at(&path, follow(at))).await.map(|found| stat(&found))
     }
 
@@ -186,6 +194,7 @@ impl types::HostDescriptor for Access<'_> {
         accessed: types::NewTimestamp,
         modified: types::NewTimestamp,
     ) -> FsResult<()> {
+        self.judge(&fd, "set-times-at", [&path])?;
         let (accessed, modified) = (time(accessed).map_err(failed)?, time(modified).map_err(failed)?);
         let work = move |node: &Node| node.set_times_at(&path, follow(at), accessed, modified);
         self.run(&fd, "set-times-at", work).await
@@ -199,6 +208,7 @@ impl types::HostDescriptor for Access<'_> {
         to: Descriptor,
         new: String,
     ) -> FsResult<()> {
+        self.judge(&fd, "link-at", [&old, &new])?;
         let to = self.found(&to)?;
         self.run(&fd, "link-at", move |node| node.link(&old, follow(at), &to, &new)).await
     }
@@ -211,29 +221,36 @@ impl types::HostDescriptor for Access<'_> {
         open: types::OpenFlags,
         flags: types::DescriptorFlags,
     ) -> FsResult<Descriptor> {
+        self.judge(&fd, "open-at", [&path])?;
         let how = how(at, open, flags);
         let node = self.run(&fd, "open-at", move |node| node.open(&path, how)).await?;
         self.push(node).map_err(FsError::trap)
     }
 
     async fn readlink_at(&mut self, fd: Descriptor, path: String) -> FsResult<String> {
+        self.judge(&fd, "readlink-at", [&path])?;
         self.run(&fd, "readlink-at", move |node| node.read_link(&path)).await
     }
 
     async fn remove_directory_at(&mut self, fd: Descriptor, path: String) -> FsResult<()> {
+        self.judge(&fd, "remove-directory-at", [&path])?;
         self.run(&fd, "remove-directory-at", move |node| node.remove_dir(&path)).await
     }
 
     async fn rename_at(&mut self, fd: Descriptor, old: String, to: Descriptor, new: String) -> FsResult<()> {
+        self.judge(&fd, "rename-at", [&old, &new])?;
         let to = self.found(&to)?;
         self.run(&fd, "rename-at", move |node| node.rename(&old, &to, &new)).await
     }
 
     async fn symlink_at(&mut self, fd: Descriptor, target: String, path: String) -> FsResult<()> {
+        self.judge(&fd, "symlink-at", [&path])?;
+        short(&target).map_err(failed)?;
         self.run(&fd, "symlink-at", move |node| node.symlink(&target, &path)).await
     }
 
     async fn unlink_file_at(&mut self, fd: Descriptor, path: String) -> FsResult<()> {
+        self.judge(&fd, "unlink-file-at", [&path])?;
         self.run(&fd, "unlink-file-at", move |node| node.unlink(&path)).await
     }
 
@@ -253,6 +270,7 @@ impl types::HostDescriptor for Access<'_> {
         at: types::PathFlags,
         path: String,
     ) -> FsResult<types::MetadataHashValue> {
+        self.judge(&fd, "metadata-hash-at", [&path])?;
         self.run(&fd, "metadata-hash-at", move |node| node.stat_at(&path, follow(at))).await.map(|found| hash(&found))
     }
 
@@ -270,7 +288,8 @@ impl Access<'_> {
     ) -> FsResult<Resource<DynOutputStream>> {
         let node = self.found(fd)?;
         node.for_writing().map_err(|fail| failed(told(&node, asked, fail)))?;
-        let writer: DynOutputStream = Box::new(Writer { node, asked, offset, state: State::Idle });
+        let _place = node.stream().map_err(failed)?;
+        let writer: DynOutputStream = Box::new(Writer { node, asked, offset, state: State::Idle, _place });
         Ok(self.table.push(writer)?)
     }
 }
@@ -359,6 +378,7 @@ struct Reader {
     node: Arc<Node>,
     offset: u64,
     state: State<Bytes>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Reader {
@@ -426,6 +446,7 @@ struct Writer {
     asked: &'static str,
     offset: Option<u64>,
     state: State<()>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Writer {
@@ -448,12 +469,13 @@ impl Writer {
 impl OutputStream for Writer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         match self.state {
-            State::Idle => {
+            // What it keeps meanwhile is bounded, whatever the guest hands over.
+            State::Idle if bytes.len() <= MAX_CHUNK => {
                 self.state = State::Busy(Task::start(self.work(bytes)));
                 Ok(())
             }
             State::Closed => Err(StreamError::Closed),
-            _ => Err(StreamError::trap("a stream was written to before `check-write` allowed it")),
+            _ => Err(StreamError::trap("more was written to a stream than `check-write` allowed")),
         }
     }
 
@@ -495,5 +517,73 @@ impl OutputStream for Writer {
 impl Pollable for Writer {
     async fn ready(&mut self) {
         self.settle().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Files;
+    use super::super::tree::tests::{QUOTA, place, tree};
+    use super::types::HostDescriptor;
+    use super::*;
+    use wasmtime::component::ResourceTable;
+
+    /// Each holds some memory of the host's, for as long as the guest likes.
+    #[tokio::test]
+    async fn streams_are_few_and_small() {
+        let path = place("streams");
+        let root = tree(&path, QUOTA);
+        let (mut files, mut table) = (Files::default(), ResourceTable::new());
+        let mut access = Access::new(&mut files, &mut table);
+        let how = How { create: true, read: true, write: true, ..How::default() };
+        let fd = access.push(root.open("a", how).unwrap()).unwrap();
+        let fd = || Resource::new_borrow(fd.rep());
+        let mut writers = Vec::new();
+        for _ in 0..5 {
+            writers.push(access.write_via_stream(fd(), 0).unwrap());
+            writers.push(access.append_via_stream(fd()).unwrap());
+            access.read_via_stream(fd(), 0).unwrap();
+        }
+        let full = |error: FsError| matches!(error.downcast(), Ok(types::ErrorCode::InsufficientMemory));
+        assert!(access.read_via_stream(fd(), 0).is_err_and(full));
+        assert!(access.write_via_stream(fd(), 0).is_err_and(full));
+        let mut writer = access.table.delete(writers.pop().unwrap()).unwrap();
+        assert_eq!(writer.check_write().unwrap(), MAX_CHUNK);
+        let written = writer.write(vec![0; MAX_CHUNK + 1].into());
+        assert!(matches!(written, Err(StreamError::Trap(_))), "{written:?}");
+        writer.write(vec![0; QUOTA.bytes as usize].into()).unwrap();
+        writer.ready().await;
+        drop(writer);
+        access.read_via_stream(fd(), 0).unwrap();
+        assert_eq!(std::fs::read(path.join("a")).unwrap().len() as u64, QUOTA.bytes);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    /// Without waiting for its turn, and so before it is kept for as long as that takes.
+    #[tokio::test]
+    async fn paths_that_are_none_are_refused_at_once() {
+        use futures_util::FutureExt;
+        let path = place("paths");
+        let root = tree(&path, QUOTA);
+        let _jobs = Arc::clone(&root.desk.jobs).acquire_many_owned(4).await.unwrap();
+        let (mut files, mut table) = (Files::default(), ResourceTable::new());
+        let mut access = Access::new(&mut files, &mut table);
+        let fd = access.table.push(root).unwrap().rep();
+        let fd = || Resource::new_borrow(fd);
+        let (long, short) = (|| "n".repeat(1 << 20), || "n".to_owned());
+        let none = types::PathFlags::empty;
+        let ended = |result: Option<FsResult<()>>| match result.map(|result| result.unwrap_err().downcast()) {
+            Some(Ok(code)) => matches!(code, types::ErrorCode::NameTooLong),
+            _ => false,
+        };
+        assert!(ended(access.create_directory_at(fd(), long()).now_or_never()));
+        assert!(ended(access.unlink_file_at(fd(), long()).now_or_never()));
+        assert!(ended(access.symlink_at(fd(), long(), short()).now_or_never()));
+        assert!(ended(access.symlink_at(fd(), short(), long()).now_or_never()));
+        assert!(ended(access.rename_at(fd(), long(), fd(), short()).now_or_never()));
+        assert!(ended(access.rename_at(fd(), short(), fd(), long()).now_or_never()));
+        assert!(ended(access.link_at(fd(), none(), short(), fd(), long()).now_or_never()));
+        assert!(access.create_directory_at(fd(), short()).now_or_never().is_none());
+        std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! `wasi:filesystem@0.3`: the host functions, and files and directories as streams.
 
-use super::tree::{Code, How, Listing, Node, Outcome, Stat};
-use super::{Access, MAX_CHUNK, Ours, generation, run, told};
+use super::tree::{Code, How, Listing, Node, Outcome, Stat, short};
+use super::{Access, MAX_CHUNK, Ours, generation, judge, run, told};
 use crate::capability::Reach;
 use bytes::BytesMut;
 use std::future::Future;
@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
     Access as Stored, Accessor, Destination, FutureReader, Linker, Resource, Source, StreamConsumer, StreamProducer,
@@ -77,6 +77,15 @@ async fn on<U, R: Send + 'static>(
     run(&node, asked, work).await.map_err(failed)
 }
 
+fn judged<U, const N: usize>(
+    store: &Accessor<U, Ours>,
+    fd: &Descriptor,
+    asked: &'static str,
+    paths: [&str; N],
+) -> FilesystemResult<()> {
+    judge(&*find(store, fd)?, asked, paths).map_err(failed)
+}
+
 impl preopens::Host for Access<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Descriptor, String)>> {
         self.preopens()
@@ -103,9 +112,12 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
     ) -> wasmtime::Result<(StreamReader<u8>, End)> {
         let node = store.get().node(&fd)?;
         let (told_end, end) = oneshot::channel();
-        let refused = node.for_reading().err().map(|fail| told(&node, "read-via-stream", fail));
-        let reader = Reader { node, offset, work: None, end: Ending(Some(told_end)) };
-        let stream = open_stream(&mut store, reader, refused)?;
+        let place = node.for_reading().map_err(|fail| told(&node, "read-via-stream", fail)).and_then(|_| node.stream());
+        let ending = Ending(Some(told_end));
+        let stream = match place {
+            Ok(_place) => StreamReader::new(&mut store, Reader { node, offset, work: None, end: ending, _place })?,
+            Err(code) => ended(&mut store, ending, code)?,
+        };
         Ok((stream, FutureReader::new(&mut store, end)?))
     }
 
@@ -160,9 +172,11 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
     ) -> wasmtime::Result<(StreamReader<DirectoryEntry>, End)> {
         let node = store.get().node(&fd)?;
         let (told_end, end) = oneshot::channel();
-        let refused = (!node.is_dir()).then_some(Code::NotDirectory);
-        let lister = Lister { node, listing: None, work: None, end: Ending(Some(told_end)) };
-        let stream = open_stream(&mut store, lister, refused)?;
+        let ending = Ending(Some(told_end));
+        let stream = match node.is_dir() {
+            true => StreamReader::new(&mut store, Lister { node, listing: None, work: None, end: ending })?,
+            false => ended(&mut store, ending, Code::NotDirectory)?,
+        };
         Ok((stream, FutureReader::new(&mut store, end)?))
     }
 
@@ -171,6 +185,7 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
     }
 
     async fn create_directory_at(store: &Accessor<U, Self>, fd: Descriptor, path: String) -> FilesystemResult<()> {
+        judged(store, &fd, "create-directory-at", [&path])?;
         on(store, &fd, "create-directory-at", move |node| node.create_dir(&path)).await
     }
 
@@ -184,6 +199,7 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         at: PathFlags,
         path: String,
     ) -> FilesystemResult<DescriptorStat> {
+        judged(store, &fd, "stat-at", [&path])?;
         on(store, &fd, "stat-at", move |node| node.stat_at(&path, follow(at))).await.map(|found| stat(&found))
     }
 
@@ -195,6 +211,7 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         accessed: NewTimestamp,
         modified: NewTimestamp,
     ) -> FilesystemResult<()> {
+        judged(store, &fd, "set-times-at", [&path])?;
         let (accessed, modified) = (time(accessed).map_err(failed)?, time(modified).map_err(failed)?);
         let work = move |node: &Node| node.set_times_at(&path, follow(at), accessed, modified);
         on(store, &fd, "set-times-at", work).await
@@ -208,6 +225,7 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         to: Descriptor,
         new: String,
     ) -> FilesystemResult<()> {
+        judged(store, &fd, "link-at", [&old, &new])?;
         let to = find(store, &to)?;
         on(store, &fd, "link-at", move |node| node.link(&old, follow(at), &to, &new)).await
     }
@@ -220,16 +238,19 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         open: OpenFlags,
         flags: DescriptorFlags,
     ) -> FilesystemResult<Descriptor> {
+        judged(store, &fd, "open-at", [&path])?;
         let how = how(at, open, flags);
         let node = on(store, &fd, "open-at", move |node| node.open(&path, how)).await?;
         store.with(|mut store| store.get().push(node)).map_err(FilesystemError::trap)
     }
 
     async fn readlink_at(store: &Accessor<U, Self>, fd: Descriptor, path: String) -> FilesystemResult<String> {
+        judged(store, &fd, "readlink-at", [&path])?;
         on(store, &fd, "readlink-at", move |node| node.read_link(&path)).await
     }
 
     async fn remove_directory_at(store: &Accessor<U, Self>, fd: Descriptor, path: String) -> FilesystemResult<()> {
+        judged(store, &fd, "remove-directory-at", [&path])?;
         on(store, &fd, "remove-directory-at", move |node| node.remove_dir(&path)).await
     }
 
@@ -240,6 +261,7 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         to: Descriptor,
         new: String,
     ) -> FilesystemResult<()> {
+        judged(store, &fd, "rename-at", [&old, &new])?;
         let to = find(store, &to)?;
         on(store, &fd, "rename-at", move |node| node.rename(&old, &to, &new)).await
     }
@@ -250,10 +272,13 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         target: String,
         path: String,
     ) -> FilesystemResult<()> {
+        judged(store, &fd, "symlink-at", [&path])?;
+        short(&target).map_err(failed)?;
         on(store, &fd, "symlink-at", move |node| node.symlink(&target, &path)).await
     }
 
     async fn unlink_file_at(store: &Accessor<U, Self>, fd: Descriptor, path: String) -> FilesystemResult<()> {
+        judged(store, &fd, "unlink-file-at", [&path])?;
         on(store, &fd, "unlink-file-at", move |node| node.unlink(&path)).await
     }
 
@@ -274,27 +299,19 @@ impl<U> types::HostDescriptorWithStore<U> for Ours {
         at: PathFlags,
         path: String,
     ) -> FilesystemResult<MetadataHashValue> {
+        judged(store, &fd, "metadata-hash-at", [&path])?;
         let work = move |node: &Node| node.stat_at(&path, follow(at));
         on(store, &fd, "metadata-hash-at", work).await.map(|found| hash(&found))
     }
 }
 
-/// The guest's end of what a producer makes; one that is at its end already if that was refused.
-fn open_stream<U, P: StreamProducer<U> + Ends>(
-    store: &mut Stored<U, Ours>,
-    mut producer: P,
-    refused: Option<Code>,
-) -> wasmtime::Result<StreamReader<P::Item>>
+/// A stream that was refused: it is at its end.
+fn ended<U, I>(store: &mut Stored<U, Ours>, mut ending: Ending, code: Code) -> wasmtime::Result<StreamReader<I>>
 where
-    P::Item: wasmtime::component::Lower + wasmtime::component::Lift + Send + Sync + Unpin + 'static,
+    I: wasmtime::component::Lower + wasmtime::component::Lift + Send + Sync + Unpin + 'static,
 {
-    match refused {
-        None => StreamReader::new(store, producer),
-        Some(code) => {
-            producer.end().tell(Err(code));
-            StreamReader::new(store, Vec::new())
-        }
-    }
+    ending.tell(Err(code));
+    StreamReader::new(store, Vec::new())
 }
 
 fn write<U>(
@@ -307,9 +324,9 @@ fn write<U>(
     let node = store.get().node(fd)?;
     let (told_end, end) = oneshot::channel();
     let mut ending = Ending(Some(told_end));
-    match node.for_writing().err().map(|fail| told(&node, asked, fail)) {
-        None => data.pipe(&mut store, Writer { node, asked, offset, work: None, end: ending })?,
-        Some(code) => {
+    match node.for_writing().map_err(|fail| told(&node, asked, fail)).and_then(|_| node.stream()) {
+        Ok(_place) => data.pipe(&mut store, Writer { node, asked, offset, work: None, end: ending, _place })?,
+        Err(code) => {
             data.close(&mut store)?;
             ending.tell(Err(code));
         }
@@ -335,11 +352,6 @@ impl Drop for Ending {
     }
 }
 
-/// A stream that says how it ended.
-trait Ends {
-    fn end(&mut self) -> &mut Ending;
-}
-
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, Code>> + Send>>;
 
 /// A file that is read from some place on.
@@ -348,12 +360,7 @@ struct Reader {
     offset: u64,
     work: Option<Work<Vec<u8>>>,
     end: Ending,
-}
-
-impl Ends for Reader {
-    fn end(&mut self) -> &mut Ending {
-        &mut self.end
-    }
+    _place: OwnedSemaphorePermit,
 }
 
 impl<D> StreamProducer<D> for Reader {
@@ -367,7 +374,7 @@ impl<D> StreamProducer<D> for Reader {
         mut to: Destination<'a, u8, BytesMut>,
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
-        let Reader { node, offset, work, end } = &mut *self;
+        let Reader { node, offset, work, end, .. } = &mut *self;
         let wanted = to.remaining(&mut store).unwrap_or(MAX_CHUNK);
         if wanted == 0 {
             return Poll::Ready(Ok(StreamResult::Completed));
@@ -408,6 +415,7 @@ struct Writer {
     offset: Option<u64>,
     work: Option<Work<usize>>,
     end: Ending,
+    _place: OwnedSemaphorePermit,
 }
 
 impl<D> StreamConsumer<D> for Writer {
@@ -420,7 +428,7 @@ impl<D> StreamConsumer<D> for Writer {
         from: Source<'_, u8>,
         _: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
-        let Writer { node, asked, offset, work, end } = &mut *self;
+        let Writer { node, asked, offset, work, end, .. } = &mut *self;
         let mut from = from.as_direct(store);
         let writing = work.get_or_insert_with(|| {
             let (node, asked, offset) = (Arc::clone(node), *asked, *offset);
@@ -453,12 +461,6 @@ struct Lister {
     listing: Option<Listing>,
     work: Option<Work<(Vec<DirectoryEntry>, Listing)>>,
     end: Ending,
-}
-
-impl Ends for Lister {
-    fn end(&mut self) -> &mut Ending {
-        &mut self.end
-    }
 }
 
 impl<D> StreamProducer<D> for Lister {

@@ -6,12 +6,15 @@
 //! - Only regular files and directories are opened. What is there is looked at first, then opened without waiting, then
 //!   looked at again. Who swaps the file for a device in between makes the host open that device, and close it at once.
 //! - Whatever changes a tree holds the lock of its books from looking until the change is counted. Writers of one tree
-//!   wait for each other.
+//!   wait for each other: for [`Tree::turn`], before they have a thread, so that no thread waits for another.
+//! - A file is closed on a thread for blocking work, one at a time for each tree: what the last to close it has to do,
+//!   where it has no name any more, may take seconds. Who finds the quota used up waits for what is being closed.
 //! - A symlink that a guest makes leads down from where it lies, so that it leads out of the tree for nobody, wherever it
-//!   is moved.
+//!   is moved. One that leads up, which only others can have made, is not moved by guests.
 
+use super::disk::{Shares, Taken};
 use super::ledger::{Full, Inode, Ledger, Quota};
-use super::scratch::{Space, walk};
+use super::scratch::{Own, Space, walk};
 use cap_fs_ext::{DirExt, FollowSymlinks, MetadataExt, OpenOptionsFollowExt, OpenOptionsSyncExt, SystemTimeSpec};
 use cap_std::fs::{Dir, FileType, Metadata, OpenOptions};
 use cap_std::time::SystemTime as CapTime;
@@ -21,13 +24,16 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of one path, or of the text of a symlink; what Linux takes.
 const MAX_PATH: usize = 4096;
 /// Entries of a directory that are read at once.
 const BATCH: usize = 64;
+/// How often a tree is measured again at most. It takes some milliseconds for the default quota.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why an operation fails.
 #[derive(Debug)]
@@ -72,13 +78,14 @@ pub(super) enum Rule {
     Escape,
     Special,
     Target,
+    Moved,
 }
 
 impl Rule {
     pub(super) fn code(self) -> Code {
         match self {
             Rule::ReadOnly => Code::ReadOnly,
-            Rule::Escape | Rule::Special | Rule::Target => Code::NotPermitted,
+            Rule::Escape | Rule::Special | Rule::Target | Rule::Moved => Code::NotPermitted,
         }
     }
 }
@@ -140,23 +147,58 @@ pub(super) struct Tree {
     pub writable: bool,
     /// Where to make it, for scratch.
     space: Option<Arc<Space>>,
-    root: OnceLock<(String, Dir)>,
+    root: OnceLock<Root>,
+    /// What its function may take.
+    shares: Shares,
+    /// Has one permit: for who needs the books.
+    changes: Arc<Semaphore>,
     books: Mutex<Books>,
-    /// Files that were closed, which the books are told of when they are next opened: closing must not wait for them.
+    closing: Mutex<Closing>,
+    /// Held by who closes files.
+    closer: Mutex<()>,
+    /// Files that were closed, which the books are told of when they are next needed.
     closed: Mutex<Vec<Inode>>,
+}
+
+/// The directory of a tree.
+enum Root {
+    Granted(Dir),
+    Scratch { own: Own, _place: Place },
+}
+
+/// Files that guests need no longer.
+#[derive(Default)]
+struct Closing {
+    files: Vec<(File, Inode, Option<Taken>)>,
+    /// Whether somebody was asked to close them.
+    asked: bool,
 }
 
 struct Books {
     ledger: Ledger,
+    /// When the tree was last measured again.
+    measured: Option<SystemTime>,
     /// Whether the call that it was for has ended.
     over: bool,
     /// Whether it was told that the directory cannot be made; a guest may try it often.
     complained: bool,
 }
 
+/// Somebody's turn to do something that blocks: a thread, and, to change a tree, the only permit for that.
+pub(super) struct Turn {
+    _changes: Option<OwnedSemaphorePermit>,
+    _thread: Taken,
+}
+
 impl Tree {
     /// A directory that is there. A writable one is measured.
-    pub(super) fn granted(dir: Dir, host: PathBuf, guest: String, quota: Option<Quota>) -> Result<Tree, String> {
+    pub(super) fn granted(
+        dir: Dir,
+        host: PathBuf,
+        guest: String,
+        quota: Option<Quota>,
+        shares: Shares,
+    ) -> Result<Tree, String> {
         let writable = quota.is_some();
         let mut ledger = Ledger::new(quota.unwrap_or_default());
         if let Some(quota) = quota {
@@ -170,32 +212,39 @@ impl Tree {
                 ));
             }
         }
-        Ok(Tree {
-            guest,
-            host,
-            writable,
-            space: None,
-            root: OnceLock::from((String::new(), dir)),
-            books: Mutex::new(Books { ledger, over: false, complained: false }),
-            closed: Mutex::default(),
-        })
+        Ok(Tree { host, writable, root: OnceLock::from(Root::Granted(dir)), ..Tree::new(guest, ledger, shares) })
     }
 
     /// An empty directory that is made when it is first used.
-    pub(super) fn scratch(space: Arc<Space>, guest: String, quota: Quota) -> Tree {
+    pub(super) fn scratch(space: Arc<Space>, guest: String, quota: Quota, shares: Shares) -> Tree {
+        Tree { space: Some(space), ..Tree::new(guest, Ledger::new(quota), shares) }
+    }
+
+    fn new(guest: String, ledger: Ledger, shares: Shares) -> Tree {
         Tree {
             guest,
             host: PathBuf::new(),
             writable: true,
-            space: Some(space),
+            space: None,
             root: OnceLock::new(),
-            books: Mutex::new(Books { ledger: Ledger::new(quota), over: false, complained: false }),
+            shares,
+            changes: Semaphore::new(1).into(),
+            books: Mutex::new(Books { ledger, measured: None, over: false, complained: false }),
+            closing: Mutex::default(),
+            closer: Mutex::default(),
             closed: Mutex::default(),
         }
     }
 
-    fn root(&self) -> Outcome<&Dir> {
-        if self.root.get().is_none() {
+    /// Whether there is a directory. To make it needs the books.
+    pub(super) fn is_made(&self) -> bool {
+        self.root.get().is_some()
+    }
+
+    /// `desk` is that of whoever needs it: a directory of a call's own is one of those that it has open.
+    fn root(&self, desk: &Desk) -> Outcome<&Dir> {
+        if !self.is_made() {
+            let place = self.place(desk)?;
             let mut books = self.lock()?;
             if let (None, Some(space)) = (self.root.get(), &self.space) {
                 let made = space.directory().inspect_err(|error| {
@@ -204,10 +253,41 @@ impl Tree {
                     }
                 })?;
                 // Nobody else sets it while the books are locked.
-                let _ = self.root.set(made);
+                let _ = self.root.set(Root::Scratch { own: made, _place: place });
             }
         }
-        self.root.get().map(|(_, dir)| dir).ok_or(Fail::Code(Code::Io))
+        match self.root.get() {
+            Some(Root::Granted(dir) | Root::Scratch { own: Own { dir, .. }, .. }) => Ok(dir),
+            None => Err(Code::Io.into()),
+        }
+    }
+
+    /// Waits for a turn.
+    pub(super) async fn turn(&self, changes: bool) -> Option<Turn> {
+        // First this: while who changes the tree is waited for, others may have the threads.
+        let _changes = match changes {
+            true => Some(Arc::clone(&self.changes).acquire_owned().await.ok()?),
+            false => None,
+        };
+        Some(Turn { _changes, _thread: self.shares.thread().await? })
+    }
+
+    fn turn_now(&self, changes: bool) -> Option<Turn> {
+        let _changes = match changes {
+            true => Some(Arc::clone(&self.changes).try_acquire_owned().ok()?),
+            false => None,
+        };
+        Some(Turn { _changes, _thread: self.shares.thread_now()? })
+    }
+
+    /// Room for one more descriptor.
+    fn place(&self, desk: &Desk) -> Outcome<Place> {
+        let call = desk.open()?;
+        let taken = self.shares.descriptor().or_else(|| {
+            self.close_all();
+            self.shares.descriptor()
+        });
+        Ok(Place { taken: taken.ok_or(Code::InsufficientMemory)?, _call: call })
     }
 
     /// The books, for as long as the tree is changed.
@@ -225,27 +305,124 @@ impl Tree {
         closed.into_iter().for_each(|inode| books.ledger.closed(inode));
     }
 
-    /// Whether a scratch directory is so small that removing it takes no time, and nobody is at work in it.
-    pub(super) fn is_small(&self) -> bool {
-        self.books.try_lock().is_some_and(|mut books| {
-            self.settle(&mut books);
-            let held = books.ledger.held();
-            held.entries <= SMALL.entries && held.bytes <= SMALL.bytes
-        })
+    /// Whether there is room for something. If not, by the books: after what was closed is so, and after the tree was
+    /// measured again, as others may have removed something.
+    fn room(&self, books: &mut Books, fits: impl Fn(&Ledger) -> Result<(), Full>) -> Outcome<()> {
+        if fits(&books.ledger).is_ok() {
+            return Ok(());
+        }
+        self.close_all();
+        self.settle(books);
+        if fits(&books.ledger).is_err() {
+            self.measure_again(books);
+        }
+        Ok(fits(&books.ledger)?)
+    }
+
+    /// Draws up the books anew, unless that was done just now, or there is more than there may be.
+    fn measure_again(&self, books: &mut Books) {
+        let now = crate::clock::wall();
+        let recent = |then| now.duration_since(then).is_ok_and(|since| since < MEASURE_EVERY);
+        // Nobody else changes one call's own.
+        let Some(Root::Granted(root)) = self.root.get() else { return };
+        if books.measured.is_some_and(recent) {
+            return;
+        }
+        books.measured = Some(now);
+        let mut found = Ledger::new(books.ledger.max());
+        // Where others are changing it just then, this may fail. Then the books stay as they are.
+        if measure(root, &mut found).is_ok() && !found.is_over() {
+            books.ledger.replace(found);
+        }
+    }
+
+    /// Closes a file, by and by.
+    fn close(self: &Arc<Tree>, file: File, inode: Inode, taken: Option<Taken>) {
+        let mut closing = self.closing.lock();
+        closing.files.push((file, inode, taken));
+        if !std::mem::replace(&mut closing.asked, true) {
+            drop(closing);
+            later(Arc::clone(self), false, |tree| {
+                loop {
+                    tree.close_all();
+                    let mut closing = tree.closing.lock();
+                    if closing.files.is_empty() {
+                        closing.asked = false;
+                        break;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Closes all files that guests closed before, or waits for who is doing so.
+    fn close_all(&self) {
+        let _closer = self.closer.lock();
+        while let Some((file, inode, taken)) = self.next_to_close() {
+            drop(file);
+            drop(taken);
+            if self.writable {
+                self.closed.lock().push(inode);
+            }
+        }
+    }
+
+    fn next_to_close(&self) -> Option<(File, Inode, Option<Taken>)> {
+        self.closing.lock().files.pop()
     }
 
     /// Ends a scratch directory: what is under way in it is waited for, nothing begins any more, and it is removed.
-    pub(super) fn wipe(&self) {
-        self.books.lock().over = true;
-        let (Some((name, dir)), Some(space)) = (self.root.get(), &self.space) else { return };
-        if let Err(error) = dir.try_clone().and_then(|dir| space.remove(name, dir)) {
+    /// At once, where that takes no time; else on a thread.
+    pub(super) fn end(self: &Arc<Tree>) {
+        if let Some(mut books) = self.books.try_lock() {
+            self.settle(&mut books);
+            let held = books.ledger.held();
+            if held.entries <= SMALL.entries && held.bytes <= SMALL.bytes {
+                books.over = true;
+                drop(books);
+                return self.remove();
+            }
+        }
+        later(Arc::clone(self), true, |tree| {
+            tree.close_all();
+            tree.books.lock().over = true;
+            tree.remove();
+        });
+    }
+
+    fn remove(&self) {
+        if let Some(Root::Scratch { own, .. }) = self.root.get()
+            && let Err(error) = own.remove()
+        {
             tracing::error!(%error, "scratch files are left to be swept");
         }
     }
 }
 
-/// What is removed on the spot: some tens of microseconds.
-const SMALL: Quota = Quota { bytes: 1024 * 1024, entries: 32 };
+/// What is removed on the spot: some tens of microseconds. What is open and has no name is part of it, until it is closed.
+const SMALL: Quota = Quota { bytes: 64 * 1024, entries: 8 };
+
+/// Does what may take long on a thread, when it is its turn. Where there is no runtime, or it ends before, it is done by
+/// who finds that out. If it has to wait for its turn, that is in a task: a runtime that nobody drives for a while does it
+/// then, or at its end.
+fn later(tree: Arc<Tree>, changes: bool, work: fn(&Arc<Tree>)) {
+    struct Late(Arc<Tree>, fn(&Arc<Tree>));
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.1(&self.0);
+        }
+    }
+    let turn = tree.turn_now(changes);
+    let late = Late(tree, work);
+    let Ok(runtime) = Handle::try_current() else { return };
+    match turn {
+        Some(turn) => drop(runtime.spawn_blocking(move || drop((late, turn)))),
+        None => drop(runtime.spawn(async move {
+            let turn = late.0.turn(changes).await;
+            tokio::task::spawn_blocking(move || drop((late, turn)));
+        })),
+    }
+}
 
 /// Counts what is in a directory, until that is more than it may hold.
 fn measure(root: &Dir, ledger: &mut Ledger) -> io::Result<()> {
@@ -281,6 +458,19 @@ pub(super) struct Desk {
     pub denials: crate::denial::Denials,
 }
 
+impl Desk {
+    /// One more of what a call has open: a descriptor, or a stream with what it holds.
+    fn open(&self) -> Result<OwnedSemaphorePermit, Code> {
+        Arc::clone(&self.opens).try_acquire_owned().map_err(|_| Code::InsufficientMemory)
+    }
+}
+
+/// What a descriptor takes: of the call, and of the function and the host.
+struct Place {
+    taken: Taken,
+    _call: OwnedSemaphorePermit,
+}
+
 /// Something that a guest has open.
 pub(super) struct Node {
     pub tree: Arc<Tree>,
@@ -289,7 +479,7 @@ pub(super) struct Node {
     /// Whether its data may be read and written; for a directory, whether it may be changed.
     pub read: bool,
     pub write: bool,
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 enum What {
@@ -326,14 +516,14 @@ pub(super) struct Listing {
     entries: cap_std::fs::ReadDir,
     /// What went wrong behind the entries that were given last.
     wrong: Option<Fail>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Node {
     /// The directory of a grant.
     pub(super) fn root(tree: Arc<Tree>, desk: Arc<Desk>) -> Node {
         let write = tree.writable;
-        Node { tree, desk, what: What::Root, read: true, write, _place: None }
+        Node { tree, desk, what: What::Root, read: true, write, place: None }
     }
 
     pub(super) fn is_dir(&self) -> bool {
@@ -342,7 +532,7 @@ impl Node {
 
     fn dir(&self) -> Outcome<&Dir> {
         match &self.what {
-            What::Root => self.tree.root(),
+            What::Root => self.tree.root(&self.desk),
             What::Dir(dir) => Ok(dir),
             What::File(..) => Err(Code::NotDirectory.into()),
         }
@@ -375,8 +565,13 @@ impl Node {
         if self.tree.writable { Ok(()) } else { Err(Fail::Denied(Rule::ReadOnly, path.to_owned())) }
     }
 
-    fn place(&self) -> Outcome<OwnedSemaphorePermit> {
-        Arc::clone(&self.desk.opens).try_acquire_owned().map_err(|_| Code::InsufficientMemory.into())
+    fn place(&self) -> Outcome<Place> {
+        self.tree.place(&self.desk)
+    }
+
+    /// Room for a stream of it.
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Code> {
+        self.desk.open()
     }
 
     pub(super) fn open(&self, path: &str, mut how: How) -> Outcome<Node> {
@@ -409,8 +604,8 @@ impl Node {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && how.create => {
                 no_slash(path).map_err(|_| Code::IsDirectory)?;
-                let books = self.tree.lock()?;
-                books.ledger.room_for_name()?;
+                let mut books = self.tree.lock()?;
+                self.tree.room(&mut books, Ledger::room_for_name)?;
                 let file = options(how, true).open(dir, checked).map_err(|error| failed(error, path))?;
                 self.opened(file, path, how, place, Some(books))
             }
@@ -424,7 +619,7 @@ impl Node {
         file: File,
         path: &str,
         how: How,
-        place: OwnedSemaphorePermit,
+        place: Place,
         books: Option<MutexGuard<'_, Books>>,
     ) -> Outcome<Node> {
         let meta = Metadata::from_file(&file)?;
@@ -441,7 +636,7 @@ impl Node {
             what: if is_dir { What::Dir(Dir::from_std_file(file)) } else { What::File(file, inode) },
             read: how.read || !how.write,
             write: if is_dir { self.tree.writable } else { how.write },
-            _place: Some(place),
+            place: Some(place),
         };
         if how.truncate {
             let (file, inode) = node.file()?;
@@ -513,7 +708,8 @@ impl Node {
     ) -> Outcome<()> {
         let mut books = self.tree.lock()?;
         let now = file.metadata()?.len();
-        books.ledger.room_for(inode, now, wanted(now)?)?;
+        let wanted = wanted(now)?;
+        self.tree.room(&mut books, |ledger| ledger.room_for(inode, now, wanted))?;
         let done = work();
         // Some of it may have been written before it failed.
         books.ledger.resized(inode, file.metadata()?.len());
@@ -550,6 +746,10 @@ impl Node {
         let (dir, checked) = (self.dir()?, check(path)?);
         self.writable(path)?;
         if !follow {
+            // cap-std would panic.
+            if [accessed, modified].into_iter().flatten().any(|time| time < SystemTime::UNIX_EPOCH) {
+                return Err(Code::Overflow.into());
+            }
             let spec = |time: SystemTime| SystemTimeSpec::Absolute(CapTime::from_std(time));
             let done = dir.set_symlink_times(checked, accessed.map(spec), modified.map(spec));
             return done.map_err(|error| failed(error, path));
@@ -582,11 +782,12 @@ impl Node {
         let (dir, checked) = (self.dir()?, check(path)?);
         self.writable(path)?;
         let mut books = self.tree.lock()?;
-        books.ledger.room_for_name()?;
-        books.ledger.room_for((0, 0), 0, bytes)?;
+        self.tree.room(&mut books, |ledger| ledger.room_for_name().and(ledger.room_for((0, 0), 0, bytes)))?;
         work(dir, checked).map_err(|error| failed(error, path))?;
-        if let Ok(meta) = dir.symlink_metadata(checked) {
-            books.ledger.seen(inode(&meta), length(&meta), if meta.is_dir() { 1 } else { meta.nlink() });
+        match dir.symlink_metadata(checked) {
+            Ok(meta) => books.ledger.seen(inode(&meta), length(&meta), if meta.is_dir() { 1 } else { meta.nlink() }),
+            // Looking may need a descriptor where making it did not.
+            Err(_) => books.ledger.unseen(bytes),
         }
         Ok(())
     }
@@ -624,6 +825,10 @@ impl Node {
         if !moved.is_dir() {
             no_slash(new)?;
         }
+        let elsewhere = !std::ptr::eq(self, to) || from_path.parent() != to_path.parent();
+        if elsewhere && leads_up(from, from_path, &moved).map_err(|error| failed(error, old))? {
+            return Err(Fail::Denied(Rule::Moved, old.to_owned()));
+        }
         let replaced = to_dir.symlink_metadata(to_path).ok().map(|meta| inode(&meta));
         from.rename(from_path, to_dir, to_path).map_err(|error| failed(error, old))?;
         // Two names of the same file: nothing happened.
@@ -645,7 +850,7 @@ impl Node {
         if !linked.is_file() {
             return Err(Code::NotPermitted.into());
         }
-        books.ledger.room_for_name()?;
+        self.tree.room(&mut books, Ledger::room_for_name)?;
         from.hard_link(from_path, to_dir, to_path).map_err(|error| failed(error, old))?;
         books.ledger.linked(inode(&linked), length(&linked), linked.nlink() + 1);
         Ok(())
@@ -669,14 +874,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let What::File(_, inode) = self.what
-            && self.tree.writable
-        {
-            self.tree.closed.lock().push(inode);
-            // Not to wait for whoever is writing: they, or the next one, will do it.
-            if let Some(mut books) = self.tree.books.try_lock() {
-                self.tree.settle(&mut books);
-            }
+        if let What::File(file, inode) = std::mem::replace(&mut self.what, What::Root) {
+            // The call may open another one at once; the descriptor is there until the file is closed.
+            self.tree.close(file, inode, self.place.take().map(|place| place.taken));
         }
     }
 }
@@ -730,12 +930,16 @@ fn inode(meta: &Metadata) -> Inode {
     (meta.dev(), meta.ino())
 }
 
+pub(super) fn short(path: &str) -> Result<(), Code> {
+    if path.len() < MAX_PATH { Ok(()) } else { Err(Code::NameTooLong) }
+}
+
 /// A path as far as it can be judged without looking.
-fn check(path: &str) -> Outcome<&Path> {
+pub(super) fn check(path: &str) -> Outcome<&Path> {
     match path {
         "" => Err(Code::NoEntry.into()),
         _ if path.contains('\0') => Err(Code::Invalid.into()),
-        _ if path.len() >= MAX_PATH => Err(Code::NameTooLong.into()),
+        _ if short(path).is_err() => Err(Code::NameTooLong.into()),
         _ if path.starts_with('/') => Err(Fail::Denied(Rule::Escape, path.to_owned())),
         _ => Ok(Path::new(path)),
     }
@@ -744,6 +948,39 @@ fn check(path: &str) -> Outcome<&Path> {
 /// A name that ends so is a directory's. cap-std takes it for any.
 fn no_slash(path: &str) -> Outcome<()> {
     if path.ends_with('/') { Err(Code::NotDirectory.into()) } else { Ok(()) }
+}
+
+/// Whether something is, or holds, a symlink with `..` in its target: moved, it may lead out of the tree, for who follows
+/// it on the host.
+fn leads_up(dir: &Dir, path: &Path, meta: &Metadata) -> io::Result<bool> {
+    let up = |dir: &Dir, path: &Path| {
+        io::Result::Ok(dir.read_link_contents(path)?.components().any(|part| part == Component::ParentDir))
+    };
+    if meta.is_symlink() {
+        return up(dir, path);
+    }
+    // Without a name of its own it cannot be moved.
+    if !meta.is_dir() || path.file_name().is_none() {
+        return Ok(false);
+    }
+    let mut found = false;
+    let enter = |dir: &Dir| {
+        let mut below = Vec::new();
+        for entry in dir.entries()? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            found |= kind.is_symlink() && up(dir, Path::new(&entry.file_name()))?;
+            if found {
+                return Ok(Vec::new());
+            }
+            if kind.is_dir() {
+                below.push(entry.file_name());
+            }
+        }
+        Ok(below)
+    };
+    walk(dir.open_dir_nofollow(path)?, enter, |_, _| Ok(()))?;
+    Ok(found)
 }
 
 fn look(dir: &Dir, path: &Path, follow: bool) -> io::Result<Metadata> {
@@ -817,28 +1054,31 @@ fn append(file: &File, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::disk::Disk;
+    use super::super::run;
     use super::*;
     use crate::denial::Denials;
     use cap_std::ambient_authority;
     use proptest::prelude::*;
 
-    fn place(name: &str) -> PathBuf {
+    pub(in super::super) fn place(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("isopod-tree-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
         path
     }
 
-    fn tree(path: &Path, quota: Quota) -> Arc<Node> {
+    pub(in super::super) fn tree(path: &Path, quota: Quota) -> Arc<Node> {
         let dir = Dir::open_ambient_dir(path, ambient_authority()).unwrap();
-        let tree = Tree::granted(dir, path.to_owned(), "/d".to_owned(), Some(quota)).unwrap();
-        let (jobs, opens) = (Semaphore::new(1).into(), Semaphore::new(16).into());
+        let shares = Disk::default().shares();
+        let tree = Tree::granted(dir, path.to_owned(), "/d".to_owned(), Some(quota), shares).unwrap();
+        let (jobs, opens) = (Semaphore::new(4).into(), Semaphore::new(16).into());
         let denials = Denials::new(Arc::default(), "f".into(), None, 0);
         Arc::new(Node::root(Arc::new(tree), Arc::new(Desk { jobs, opens, denials })))
     }
 
-    const QUOTA: Quota = Quota { bytes: 60, entries: 8 };
+    pub(in super::super) const QUOTA: Quota = Quota { bytes: 60, entries: 8 };
     const NAMES: [&str; 6] = ["a", "b", "d", "d/a", "d/b", "d/d"];
 
     /// One random operation; most fail, which is part of it.
@@ -846,7 +1086,7 @@ mod tests {
         let (one_name, other_name) = (NAMES[one % NAMES.len()], NAMES[other % NAMES.len()]);
         let how = How { follow: other % 2 == 0, write: true, ..How::default() };
         let kept = open.get(one % open.len().max(1));
-        let _ = match what % 14 {
+        let _ = match what % 15 {
             0 | 1 => root.open(one_name, How { create: true, ..how }).map(|node| open.push(node)),
             2 => root.open(one_name, How { create: true, truncate: true, ..how }).map(|node| open.push(node)),
             3 => root.open(one_name, How { create: true, exclusive: true, ..how }).map(drop),
@@ -858,6 +1098,10 @@ mod tests {
             9 => root.symlink("a", one_name),
             10 | 11 => kept.map_or(Ok(()), |node| node.write(&vec![0; size as usize], Some(size / 2))),
             12 => kept.map_or(Ok(()), |node| node.set_size(size)),
+            13 => root.tree.lock().map(|mut books| {
+                books.measured = None;
+                root.tree.measure_again(&mut books);
+            }),
             _ => {
                 if !open.is_empty() {
                     open.remove(one % open.len());
@@ -880,7 +1124,7 @@ mod tests {
                 step(&root, &mut open, *next);
                 let held = root.tree.lock().map_err(|_| ()).unwrap().ledger.held();
                 let mut found = Ledger::new(Quota { bytes: u64::MAX, entries: u64::MAX });
-                measure(root.tree.root().map_err(|_| ()).unwrap(), &mut found).unwrap();
+                measure(root.tree.root(&root.desk).map_err(|_| ()).unwrap(), &mut found).unwrap();
                 for node in &open {
                     let Ok((file, inode)) = node.file() else { continue };
                     found.seen(inode, file.metadata().unwrap().len(), MetadataExt::nlink(&file.metadata().unwrap()));
@@ -892,6 +1136,113 @@ mod tests {
             drop(root);
             std::fs::remove_dir_all(path).unwrap();
         }
+    }
+
+    /// cap-std panics where it sets the times of a symlink; where it opens what it leads to, such times are fine.
+    #[test]
+    fn times_before_1970_are_set_or_refused() {
+        let path = place("times");
+        let root = tree(&path, QUOTA);
+        drop(root.open("a", How { create: true, write: true, ..How::default() }).unwrap());
+        let before = Some(SystemTime::UNIX_EPOCH - Duration::from_nanos(1));
+        for (accessed, modified) in [(before, None), (None, before)] {
+            let refused = root.set_times_at("a", false, accessed, modified);
+            assert!(matches!(refused, Err(Fail::Code(Code::Overflow))), "{refused:?}");
+        }
+        let after = Some(SystemTime::UNIX_EPOCH);
+        root.set_times_at("a", false, after, after).unwrap();
+        assert_eq!(root.stat_at("a", false).unwrap().modified, after);
+        root.set_times_at("a", true, before, before).unwrap();
+        assert_eq!(root.stat_at("a", false).unwrap().modified, before);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    /// What a guest closes is closed by a thread, in its turn, and until then it is counted.
+    #[tokio::test]
+    async fn files_are_closed_on_a_thread() {
+        let path = place("close");
+        let root = tree(&path, QUOTA);
+        let open = || root.open("a", How { create: true, write: true, ..How::default() }).unwrap();
+        let files = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fd.unwrap().path().read_link().ok());
+            open.filter(|file| file.starts_with(path.join("a"))).count()
+        };
+        // All turns are taken, so nobody closes anything.
+        let turns: Vec<_> = std::iter::from_fn(|| root.tree.turn_now(false)).collect();
+        let opened = [open(), open()];
+        assert_eq!(root.desk.opens.available_permits(), 14);
+        drop(opened);
+        assert_eq!((root.desk.opens.available_permits(), files()), (16, 2));
+        drop(turns);
+        while files() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // Who needs the room does it.
+        let turns: Vec<_> = std::iter::from_fn(|| root.tree.turn_now(false)).collect();
+        let file = open();
+        file.write(&[0; 60], Some(0)).unwrap();
+        root.unlink("a").unwrap();
+        drop(file);
+        let other = root.open("b", How { create: true, write: true, ..How::default() }).unwrap();
+        assert_eq!(root.tree.books.lock().ledger.held().bytes, 60);
+        other.write(&[0; 60], Some(0)).unwrap();
+        drop(turns);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    /// Else one tree, on a disk that is slow, would take all threads of a function.
+    #[tokio::test]
+    async fn who_waits_for_a_tree_has_no_thread() {
+        use futures_util::FutureExt;
+        let path = place("turns");
+        let root = tree(&path, QUOTA);
+        let turn = root.tree.turn_now(true).unwrap();
+        let mut waiting = Box::pin(run(&root, "create-directory-at", |node| node.create_dir("d")));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let spare: Vec<_> = std::iter::from_fn(|| root.tree.shares.thread_now()).collect();
+        assert_eq!(spare.len(), 15);
+        drop(spare);
+        run(&root, "stat", |node| node.stat().map(drop)).await.unwrap();
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(turn);
+        waiting.await.unwrap();
+        assert!(path.join("d").is_dir());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_panics_fails() {
+        let path = place("panic");
+        let root = tree(&path, QUOTA);
+        for _ in 0..20 {
+            assert_eq!(run::<()>(&root, "mkdir", |_| panic!("as a bug would")).await, Err(Code::Io));
+        }
+        run(&root, "create-directory-at", |node| node.create_dir("d")).await.unwrap();
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    /// One that others made may lead out from elsewhere, for those who follow it on the host.
+    #[test]
+    fn symlinks_that_lead_up_are_not_moved_elsewhere() {
+        let path = place("up");
+        for dir in ["d/with/deep", "d/without"] {
+            std::fs::create_dir_all(path.join(dir)).unwrap();
+        }
+        for (target, link) in [("../../x", "d/with/deep/up"), ("..", "d/up"), ("a", "d/down")] {
+            std::os::unix::fs::symlink(target, path.join(link)).unwrap();
+        }
+        let root = tree(&path, Quota { entries: 100, ..QUOTA });
+        for old in ["d/up", "d/with", "d/with/deep", "./d/with/"] {
+            let refused = root.rename(old, &root, "new");
+            assert!(matches!(refused, Err(Fail::Denied(Rule::Moved, _))), "{old}: {refused:?}");
+        }
+        root.rename("d/up", &root, "d/renamed").unwrap();
+        root.rename("d/with", &root, "d/same").unwrap();
+        root.rename("d", &root, "e").unwrap();
+        root.rename("e/down", &root, "down").unwrap();
+        root.rename("e/without", &root, "without").unwrap();
+        assert!(root.link("e/renamed", false, &root, "new").is_err());
+        std::fs::remove_dir_all(path).unwrap();
     }
 
     /// Somebody else swaps a file for a FIFO, over and over: an open never waits, and never gives the FIFO.
