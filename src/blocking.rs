@@ -9,7 +9,8 @@ thread_local! {
     static RUNTIME: OnceCell<Runtime> = const { OnceCell::new() };
 }
 
-/// Runs one of this crate's futures to its end on this thread, with a runtime of the thread's own.
+/// Runs one of this crate's futures to its end on this thread, with a runtime of the thread's own, which has one worker
+/// thread besides.
 ///
 /// # Errors
 /// [`ErrorKind::Misuse`] inside an async runtime, where blocking would stop other tasks: use `.await` there, or
