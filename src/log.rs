@@ -1,10 +1,12 @@
 //! What guests log, in words: [`LogRecord`], and who is told about each ([`LogSink`]).
 
+use serde::Deserialize;
 use std::fmt;
 
 /// How much a record matters, in the words of `wasi:logging`.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Values of variables and the flow of control.
     Trace,

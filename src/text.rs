@@ -46,6 +46,22 @@ pub(crate) fn head(text: impl fmt::Display, max: usize) -> String {
     head.0
 }
 
+/// A name as Rust and TOML both write it.
+pub(crate) fn quoted(text: &str) -> String {
+    let escaped: String =
+        text.chars().map(|c| if matches!(c, '"' | '\\') { format!("\\{c}") } else { c.into() }).collect();
+    format!("\"{escaped}\"")
+}
+
+/// The name that was probably meant.
+pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing takes time by the square, and nobody means something by a name of kilobytes.
+    let wrong: String = wrong.chars().take(64).collect();
+    let far = |name: &'a str| (strsim::osa_distance(&wrong, name), name);
+    let found = known.into_iter().map(far).filter(|(far, name)| *far <= (name.chars().count() / 3).max(1)).min();
+    found.map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +82,16 @@ mod tests {
             assert_eq!(sanitise(text, max), expected, "{text:?} cut at {max}");
             assert!(sanitise(text, max).len() <= max);
         }
+    }
+
+    #[test]
+    fn names_that_are_near_are_found() {
+        let known = ["http", "env", "functions", "config"];
+        for (wrong, near) in
+            [("htp", Some("http")), ("function", Some("functions")), ("evn", Some("env")), ("kv", None), ("", None)]
+        {
+            assert_eq!(nearest(wrong, known), near, "{wrong}");
+        }
+        assert_eq!(nearest(&"x".repeat(1_000_000), known), None);
     }
 }

@@ -4,13 +4,12 @@
 //! depth; and what a called function uses of time or fuel is used of its caller's too. A function that calls itself, or
 //! two that call each other, end at the depth.
 
-use super::policy::{nearest, quoted};
 use super::{Bound, Reach};
 use crate::bindings::capabilities::isopod::function::functions as wit;
 use crate::clock::Nanos;
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Limit, Result};
-use crate::text::sanitise;
+use crate::text::{nearest, quoted, sanitise};
 use serde_json::Value;
 use std::pin::Pin;
 use std::sync::Arc;

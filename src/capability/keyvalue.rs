@@ -8,12 +8,11 @@
 //! exceed them together.
 
 use super::Reach;
-use super::policy::{nearest, quoted};
 use crate::bindings::keyvalue::{Bucket, Cas, Failure, draft, draft2};
 use crate::denial::{Denial, Denials};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Batch, Entry, Refused, Size, Space, Store, Version};
-use crate::text::sanitise;
+use crate::text::{nearest, quoted, sanitise};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;

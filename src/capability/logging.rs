@@ -4,7 +4,7 @@
 //! Saying never fails and never blocks: a guest's `println!` must not panic because nobody reads. What goes beyond the
 //! log limit of the call is counted and dropped, and so is for sinks what goes beyond the rate of the function's tenant.
 
-use super::{Reach, View};
+use super::{Reach, View, Whole};
 use crate::bindings::capabilities::wasi::logging::logging as wit;
 use crate::clock::{Clock, Nanos};
 use crate::foreign::guarded;
@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use wasmtime::component::{HasData, Linker};
+use wasmtime::component::Linker;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
@@ -296,11 +296,7 @@ fn trace(record: &LogRecord<'_>) {
 pub(super) const INTERFACE: &str = "wasi:logging/logging@0.1.0-draft";
 
 pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    struct Share;
-    impl HasData for Share {
-        type Data<'a> = &'a mut View;
-    }
-    wit::add_to_linker::<T, Share>(linker, T::view)
+    wit::add_to_linker::<T, Whole>(linker, T::view)
 }
 
 impl wit::Host for View {

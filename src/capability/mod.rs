@@ -43,7 +43,7 @@ use functions::Tree;
 use http::Outgoing;
 use logging::Capture;
 use std::sync::Arc;
-use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -90,6 +90,13 @@ impl View {
     }
 }
 
+/// For linkers: a host function that gets the whole view.
+struct Whole;
+
+impl HasData for Whole {
+    type Data<'a> = &'a mut View;
+}
+
 /// What holds a call's [`View`]. The linkers' functions fetch theirs by it.
 pub(crate) trait Reach: WasiView + WasiHttpView {
     /// Counts a host call of the guest's.
@@ -117,8 +124,8 @@ pub(crate) fn link<T: Reach>(linker: &mut Linker<T>, asynchronous: bool) -> wasm
 fn link_io<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     use wasmtime_wasi::p2::bindings::io;
     struct Table;
-    impl wasmtime::component::HasData for Table {
-        type Data<'a> = &'a mut wasmtime::component::ResourceTable;
+    impl HasData for Table {
+        type Data<'a> = &'a mut ResourceTable;
     }
     io::error::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;
     io::poll::add_to_linker::<T, Table>(linker, |t| t.ctx().table)?;

@@ -280,6 +280,13 @@ async fn connections_are_kept_for_each_tenant_apart() {
         assert_eq!(fetch(&client.tenant(tenant), get("http", server.address, "/")).await.value.unwrap().status, 200);
         assert_eq!(server.connections.load(Ordering::SeqCst), connections, "{tenant}");
     }
+    let host = Host::new().unwrap();
+    for connections in [3, 4] {
+        // Another function, of the same host too, and for the same tenant.
+        let other = load(&host, GUESTS[0], [Http::to(format!("http://{}", server.address))]).await.tenant("a");
+        assert_eq!(fetch(&other, get("http", server.address, "/")).await.value.unwrap().status, 200);
+        assert_eq!(server.connections.load(Ordering::SeqCst), connections, "each function has its own");
+    }
 }
 
 /// A network whose lookups never end; how many there are.
@@ -424,6 +431,28 @@ async fn servers_that_misbehave_hold_nobody() {
             assert_eq!(error.kind(), ErrorKind::TimedOut, "{guest}: {error:?}");
             assert!(error.usage().wall < ms(450), "{}", error.usage());
             hung_up.await.unwrap();
+        }
+        // A byte now and then, for ever: the pace keeps no timer of the whole from running out.
+        for (timeout, deadline) in [(ms(200), ms(5_000)), (ms(5_000), ms(200))] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let drips = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").await.unwrap();
+                let mut pace = tokio::time::interval(ms(10));
+                while stream.write_all(b"x").await.is_ok() {
+                    pace.tick().await;
+                }
+            });
+            let client =
+                load(&Host::new().unwrap(), guest, [Http::to(format!("http://{address}")).timeout(timeout)]).await;
+            match client.deadline(deadline).call::<Fetched>("fetch", (get("http", address, "/"),)).await {
+                Ok(reply) => assert!(timeout < deadline && is(&reply, "HttpResponseTimeout", "response timeout")),
+                Err(error) => assert!(deadline < timeout && error.kind() == ErrorKind::TimedOut, "{guest}: {error:?}"),
+            }
+            // It finds that nobody listens any more.
+            drips.await.unwrap();
         }
         // A head without end.
         let endless = |turn| {

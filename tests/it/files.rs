@@ -682,7 +682,8 @@ async fn what_a_call_had_open_is_closed_after_it() {
                     soon(|| place.scratch().is_empty()).await;
                     before = descriptors();
                 }
-                _ => soon(|| descriptors() == before).await,
+                // The first count may have seen one that was still being closed.
+                _ => soon(|| descriptors() <= before).await,
             }
         }
     }

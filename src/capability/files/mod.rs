@@ -1,35 +1,39 @@
 //! `wasi:filesystem`: directories of the host's that a guest may use, and one of its own for each call.
 //!
 //! The interfaces of both generations are implemented here, on cap-std, instead of by wasmtime's WASI: every function
-//! that opens, grows or lists something had to be replaced, which leaves nothing. `tree` has what is done, once and
-//! blocking; `p2` and `p3` are the two ways to ask for it; `ledger` counts; `scratch` makes and removes directories; `disk`
-//! has what all of it may take of the process.
+//! that opens, grows or lists something had to be replaced, which leaves nothing. `node` has what is done, once and
+//! blocking; `p2` and `p3` are the two ways to ask for it; `tree` is one granted directory, and `ledger` counts what it
+//! holds; `scratch` makes and removes directories; `disk` has what all of it may take of the process.
 //!
 //! Whatever touches the disk runs on the runtime's threads for blocking work, [`MAX_JOBS`] at a time for each call, and no
 //! more for a function and for a host than `disk` says. It has no thread before it can go on: writers of one tree take
 //! turns. When a call ends, what has not begun never begins; what has begun ends by itself, on its thread.
 
 pub(crate) mod disk;
+mod fail;
 mod ledger;
+mod node;
 mod p2;
 mod p3;
 mod scratch;
 mod tree;
 
 use super::Reach;
-use super::policy::quoted;
 use crate::denial::{Denial, Denials};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::quoted;
 use cap_std::ambient_authority;
 use disk::{Disk, Shares};
+use fail::{Code, Fail, Outcome, Rule};
 use ledger::Quota;
+use node::{Node, check};
 use scratch::Space;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tree::{Code, Desk, Fail, Node, Outcome, Rule, Tree, check};
+use tree::{Desk, Tree};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 /// Operations of one call that touch the disk at once. More wait: a call must not take all of the runtime's threads.

@@ -1,6 +1,7 @@
 //! `wasi:filesystem@0.2`: the host functions, and files as streams.
 
-use super::tree::{Code, How, Listing, Node, Stat, short};
+use super::fail::Code;
+use super::node::{How, Listing, Node, Stat, short};
 use super::{Access, MAX_CHUNK, Ours, generation, judge, run, told};
 use crate::capability::Reach;
 use bytes::Bytes;

@@ -1,6 +1,7 @@
 //! `wasi:filesystem@0.3`: the host functions, and files and directories as streams.
 
-use super::tree::{Code, How, Listing, Node, Outcome, Stat, short};
+use super::fail::{Code, Outcome};
+use super::node::{How, Listing, Node, Stat, short};
 use super::{Access, MAX_CHUNK, Ours, generation, judge, run, told};
 use crate::capability::Reach;
 use bytes::BytesMut;

@@ -12,10 +12,10 @@ pub(super) mod types;
 pub use connect::{Network, Stream};
 pub(crate) use send::Outgoing;
 
-use super::policy::{Missing, quoted};
+use super::policy::Missing;
 use super::secrets::{Keyring, Secret, Uses};
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::sanitise;
+use crate::text::{quoted, sanitise};
 use connect::Clients;
 pub(crate) use connect::Wires;
 use egress::Rule;

@@ -8,14 +8,13 @@
 
 pub(super) mod scrub;
 
-use super::policy::{nearest, quoted};
-use super::{Reach, View};
+use super::{Reach, View, Whole};
 use crate::bindings::capabilities::SecretHandle;
 use crate::bindings::capabilities::isopod::secrets::secrets as wit;
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
 use crate::future::BoxFuture;
-use crate::text::sanitise;
+use crate::text::{nearest, quoted, sanitise};
 use parking_lot::Mutex;
 use scrub::Scrubber;
 use std::collections::{HashMap, VecDeque};
@@ -25,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
-use wasmtime::component::{HasData, Linker, Resource};
+use wasmtime::component::{Linker, Resource};
 use zeroize::Zeroizing;
 
 /// A value that guests may use and not read: its name, and where the value comes from.
@@ -541,11 +540,7 @@ impl Placeholders {
 pub(super) const INTERFACE: &str = "isopod:secrets/secrets@0.1.0";
 
 pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    struct Share;
-    impl HasData for Share {
-        type Data<'a> = &'a mut View;
-    }
-    wit::add_to_linker::<T, Share>(linker, T::view)
+    wit::add_to_linker::<T, Whole>(linker, T::view)
 }
 
 impl wit::Host for View {

@@ -21,7 +21,8 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     handles: &mut Handles,
     max_bytes: u64,
 ) -> Result<(Vec<Val>, u64)> {
-    let mut cx = Cx { handles, max_bytes, spent: 0, names: 0, compared: 0 };
+    let max_names = max_bytes.saturating_mul(NAMES_PER_BYTE);
+    let mut cx = Cx { handles, max_bytes, max_names, spent: 0, names: 0, compared: 0 };
     let lowered = args.serialize(Lower::new(Want::Args(params), &mut cx));
     // A foreign `Serialize` may have swallowed this error, or wrapped it into another.
     let lowered = cx.within_limits().and(lowered);
@@ -33,10 +34,12 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     }
 }
 
-/// Turns what a host function gave into its result. A function without a result gives unit.
+/// Turns what a host function gave into its result. A function without a result gives unit. Its payload has at most
+/// `max_bytes`, and so have the names that the guest's type makes of it.
 pub(crate) fn lower_result<R: Serialize + ?Sized>(value: &R, ty: Option<&Type>, max_bytes: u64) -> Result<Option<Val>> {
     let mut handles = Handles::default();
-    let mut cx = Cx { handles: &mut handles, max_bytes, spent: 0, names: 0, compared: 0 };
+    let max_names = max_bytes;
+    let mut cx = Cx { handles: &mut handles, max_bytes, max_names, spent: 0, names: 0, compared: 0 };
     let lowered = match ty {
         Some(ty) => cx.value(value, ty).map(Some),
         None => value.serialize(Lower::new(Want::Args(&[]), &mut cx)).map(|_| None),
@@ -56,6 +59,7 @@ const COMPARED_FREELY: u64 = 512 * KIB;
 pub(super) struct Cx<'h> {
     handles: &'h mut Handles,
     max_bytes: u64,
+    max_names: u64,
     /// Payload so far.
     pub(super) spent: u64,
     /// Bytes of names so far.
@@ -94,7 +98,7 @@ impl<'h> Cx<'h> {
 
     fn within_limits(&self) -> Result<()> {
         let fits = self.spent <= self.max_bytes
-            && self.names <= self.max_bytes.saturating_mul(NAMES_PER_BYTE)
+            && self.names <= self.max_names
             && self.compared <= self.max_bytes.saturating_mul(COMPARED_PER_BYTE).saturating_add(COMPARED_FREELY);
         if fits { Ok(()) } else { Err(Mismatch::TooLarge) }
     }
