@@ -6,9 +6,10 @@
 use crate::capability::cli::Invocation;
 use crate::capability::functions::Within;
 use crate::clock::{Clock, Nanos};
-use crate::engine::pool::Lease;
-use crate::engine::state::State;
-use crate::engine::ticker::{Alarm, Until};
+use crate::engine::Pre;
+use crate::engine::pool::{Lease, Origin, Pool};
+use crate::engine::state::{Share, State, TooEarly};
+use crate::engine::ticker::{Alarm, Ticker, Until};
 use crate::engine::trap::{self, Fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::foreign::guarded;
@@ -31,12 +32,19 @@ pub struct Options {
     deadline: Option<Duration>,
     /// For a call that a guest makes.
     within: Option<Within>,
+    /// Whether the caller's thread has time after the answer.
+    blocking: bool,
 }
 
 impl Options {
     /// Those of a call that a guest makes.
     pub(crate) fn nested(tenant: Option<Arc<str>>, within: Within) -> Options {
-        Options { tenant, deadline: None, within: Some(within) }
+        Options { tenant, deadline: None, within: Some(within), blocking: false }
+    }
+
+    /// Those of a call whose thread has time after the answer.
+    pub(crate) fn blocking(&self) -> Options {
+        Options { blocking: true, ..self.clone() }
     }
 
     /// Whom the call is for.
@@ -73,9 +81,9 @@ pub(crate) async fn run<R>(
     work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
 ) -> Result<Reply<R>> {
     let host = &*function.host;
-    let _running = host.ticker.enter();
     let started = host.clock.now();
-    let limits = &function.blueprint.limits;
+    let blueprint = &function.pool.blueprint;
+    let limits = &blueprint.limits;
     let within = options.within.as_ref();
     let deadline = started.plus(time_limit(limits, options));
     let deadline = within.map_or(deadline, |within| within.deadline.min(deadline));
@@ -85,16 +93,53 @@ pub(crate) async fn run<R>(
         Ok(seat) => call.seat = Some(seat),
         Err(error) => return call.settle(End::Refused(error)),
     }
-    let lease = call.lease.insert(function.blueprint.lease(options.tenant.clone(), invocation, deadline, within));
+    let share = Share {
+        tenant: options.tenant.clone(),
+        deadline,
+        tree: within.map(|within| within.tree.clone()),
+        fuel: within.and_then(|within| within.fuel),
+        invocation,
+        blocking: options.blocking,
+    };
+    let lease = call.lease.insert(function.pool.lease(share));
     let end = {
         let work = pin!(Some(async move {
-            lease.start(&function.blueprint).await?;
+            if let Some(make) = &blueprint.imports {
+                let imports = make(lease.store.data_mut());
+                lease.store.data_mut().imports = Some(imports);
+            }
+            if !lease.is_started() {
+                lease.start(&blueprint.pre).await?;
+            }
             work(lease).await
         }));
         let (clock, busy, alarm) = (&host.clock, limits.busy, host.ticker.alarm());
         Bounded { work, watch: &watch, clock, deadline, busy, alarm }.await
     };
     call.settle(end)
+}
+
+/// Starts an instance that no call has asked for yet, under a call's limits, and finds its exports; for `pre` see
+/// [`Blueprint`](crate::engine::pool::Blueprint). `None` if there is no slot to spare.
+pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &Ticker) -> Result<Option<Lease>> {
+    let limits = &pool.blueprint.limits;
+    let started = clock.now();
+    let deadline = started.plus(limits.deadline);
+    let Some(mut lease) = pool.early(deadline) else { return Ok(None) };
+    let watch = Watch::new(started);
+    let end = {
+        let work = pin!(Some(async {
+            lease.start(pre).await?;
+            Ok(lease.prepare(&pool.blueprint)?)
+        }));
+        Bounded { work, watch: &watch, clock, deadline, busy: limits.busy, alarm: ticker.alarm() }.await
+    };
+    let state = lease.store.data();
+    outcome(end, Some(state), limits, &watch, None, None)?;
+    if state.was_too_early() {
+        return Err(trap::explain(&TooEarly::somewhere().into(), state, limits));
+    }
+    Ok(Some(lease))
 }
 
 /// How long a call may take.
@@ -116,10 +161,10 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos, nested: 
     let scarce = match function.seats.try_acquire() {
         Ok(_function) => match host.seats.try_acquire_many(function.width) {
             Ok(_host) => return Ok(Seat { _function, _host }),
-            Err(_) => format!("all {} seats of the host are taken (`HostBuilder::seats`)", host.engines.seats()),
+            Err(_) => format!("all {} seats of the host are taken (`HostBuilder::seats`)", host.engines.sizes.seats),
         },
         Err(_) => {
-            let seats = function.blueprint.limits.concurrency;
+            let seats = function.pool.blueprint.limits.concurrency;
             format!("all {seats} seats of this function are taken (`Limits::concurrency`)")
         }
     };
@@ -130,7 +175,7 @@ async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos, nested: 
     if nested {
         return overloaded("a call by another function does not wait".to_owned());
     }
-    let limits = &function.blueprint.limits;
+    let limits = &function.pool.blueprint.limits;
     let Some(_place) = function.line.join(limits.queue) else {
         return overloaded(match limits.queue {
             0 => "no call may wait (`Limits::queue`)".to_owned(),
@@ -216,6 +261,7 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
         }
         let Some(work) = this.work.as_mut().as_pin_mut() else { return Poll::Pending };
         // Host functions are foreign code; after a panic the work is only dropped, never polled again.
+        this.alarm.stay_awake();
         let polled = catch_unwind(AssertUnwindSafe(|| work.poll(cx)));
         let now = this.clock.now();
         let busy = this.watch.pause(now);
@@ -239,6 +285,50 @@ impl<W> Drop for Bounded<'_, W> {
     }
 }
 
+/// What the end of the work means. A call's deadline may be that of its handle, or of the call it is made in.
+fn outcome<R>(
+    end: End<R>,
+    state: Option<&State>,
+    limits: &Resolved,
+    watch: &Watch,
+    handle: Option<Duration>,
+    caller: Option<Duration>,
+) -> Result<R> {
+    match (end, state) {
+        (End::Refused(error) | End::Done(Err(Fault::Own(error))), _) => Err(error),
+        // Whatever the guest did after it was to stop does not count.
+        (End::Done(Ok(_)), Some(State { stop: Some(stop), .. })) => Err(trap::stopped(*stop, limits)),
+        (End::Done(Ok(value)), _) => Ok(value),
+        (End::Done(Err(Fault::Wasm(error))), Some(state)) => Err(trap::explain(&error, state, limits)),
+        (End::Done(Err(Fault::Wasm(_))), None) => {
+            Err(Error::new(ErrorKind::Internal, "it ended without a reason; please report this"))
+        }
+        (End::Deadline, _) => {
+            let (deadline, knob) = match handle.or(caller) {
+                Some(narrower) if narrower < limits.deadline && caller.is_some() => (narrower, "the first function's"),
+                Some(narrower) if narrower < limits.deadline => (narrower, "the handle's `deadline`"),
+                _ => (limits.deadline, "`Limits::deadline`"),
+            };
+            let busy = watch.busy();
+            let text = format!(
+                "it did not end within its deadline of {deadline:?} (busy {busy:.1?}); raise {knob} or give it less to do"
+            );
+            Err(Error::new(ErrorKind::TimedOut, text))
+        }
+        (End::Busy, _) => Err(Error::new(
+            ErrorKind::TimedOut,
+            format!(
+                "it computed for more than its {:?} of busy time; raise `Limits::busy` or give it less to do",
+                limits.busy
+            ),
+        )),
+        (End::Panicked(payload), _) => Err(Error::new(
+            ErrorKind::HostPanic,
+            format!("a host function panicked: {}; mend that function", panic_text(payload)),
+        )),
+    }
+}
+
 /// A call that has not ended yet. Dropped before [`settle`](Ending::settle), it was cancelled.
 struct Ending<'a> {
     function: &'a Inner,
@@ -252,47 +342,16 @@ struct Ending<'a> {
 
 impl Ending<'_> {
     fn settle<R>(mut self, end: End<R>) -> Result<Reply<R>> {
-        let limits = &self.function.blueprint.limits;
         let state = self.lease.as_ref().map(|lease| lease.store.data());
-        let result = match (end, state) {
-            (End::Refused(error) | End::Done(Err(Fault::Own(error))), _) => Err(error),
-            // Whatever the guest did after it was to stop does not count.
-            (End::Done(Ok(_)), Some(State { stop: Some(stop), .. })) => Err(trap::stopped(*stop, limits)),
-            (End::Done(Ok(value)), _) => Ok(value),
-            (End::Done(Err(Fault::Wasm(error))), Some(state)) => Err(trap::explain(&error, state, limits)),
-            (End::Done(Err(Fault::Wasm(_))), None) => {
-                Err(Error::new(ErrorKind::Internal, "it ended without a reason; please report this"))
-            }
-            (End::Deadline, _) => {
-                let caller = self.options.within.as_ref().map(|within| within.deadline.since(self.watch.started));
-                let (deadline, knob) = match self.options.deadline.or(caller) {
-                    Some(narrower) if narrower < limits.deadline && caller.is_some() => {
-                        (narrower, "the first function's")
-                    }
-                    Some(narrower) if narrower < limits.deadline => (narrower, "the handle's `deadline`"),
-                    _ => (limits.deadline, "`Limits::deadline`"),
-                };
-                let busy = self.watch.busy();
-                let text = format!(
-                    "it did not end within its deadline of {deadline:?} (busy {busy:.1?}); raise {knob} or give it less to do"
-                );
-                Err(Error::new(ErrorKind::TimedOut, text))
-            }
-            (End::Busy, _) => Err(Error::new(
-                ErrorKind::TimedOut,
-                format!(
-                    "it computed for more than its {:?} of busy time; raise `Limits::busy` or give it less to do",
-                    limits.busy
-                ),
-            )),
-            (End::Panicked(payload), _) => Err(Error::new(
-                ErrorKind::HostPanic,
-                format!("a host function panicked: {}; mend that function", panic_text(payload)),
-            )),
-        };
+        let limits = &self.function.pool.blueprint.limits;
+        let caller = self.options.within.as_ref().map(|within| within.deadline.since(self.watch.started));
+        let result = outcome(end, state, limits, self.watch, self.options.deadline, caller);
         let (usage, output) = self.receipt(result.as_ref().err().map(Error::kind));
         let denials = self.lease.as_mut().map(|lease| lease.store.data_mut().take_denials());
         let denials = denials.unwrap_or_default();
+        if let Some(lease) = self.lease.take() {
+            self.function.pool.retire(lease, result.is_ok(), self.watch.last());
+        }
         match result {
             Ok(value) => Ok(Reply { value, usage, denials, output }),
             Err(error) => Err(error.of(&self.function.name).receipt(usage, denials, output)),
@@ -307,7 +366,7 @@ impl Ending<'_> {
         let mut output = Output::default();
         if let Some(lease) = &mut self.lease {
             usage.fuel = lease.fuel_used();
-            usage.cold = true;
+            usage.cold = lease.origin == Origin::Fresh;
             let state = lease.store.data_mut();
             (output, usage.log_bytes, usage.log_dropped) = state.take_output();
             (usage.bytes_in, usage.bytes_out) = state.traffic();

@@ -27,7 +27,7 @@ impl Clock {
 }
 
 /// An instant of [`Clock`].
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Nanos(u64);
 
 impl Nanos {

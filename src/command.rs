@@ -2,7 +2,7 @@
 
 use crate::call::{self, CallOptions};
 use crate::capability::cli::Invocation;
-use crate::engine::{command, trap::Fault};
+use crate::engine::command;
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::function::{Function, Kind};
 use crate::usage::Reply;
@@ -68,7 +68,7 @@ impl Function {
     pub async fn command(&self, command: Command) -> Result<Reply<i32>> {
         self.require(Kind::Command, "command", "wasi:cli/run")?;
         let inner = self.inner();
-        let limit = inner.blueprint.limits.input;
+        let limit = inner.limits().input;
         let bytes = command.size();
         if bytes > limit {
             let text = format!(
@@ -78,7 +78,7 @@ impl Function {
         }
         let reply = call::run(inner, self.options(), Some(Box::new(command.0)), async |lease| {
             lease.store.data_mut().bytes_in += bytes;
-            command::run(lease, &inner.blueprint).await.map_err(Fault::Wasm)
+            command::run(lease, &inner.entry).await
         })
         .await?;
         Ok(reply)

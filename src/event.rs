@@ -1,8 +1,8 @@
 //! Functions of kind [`event`](crate::Kind::Event): one event in, a reply or the guest's own error out.
 
-use crate::bindings::FunctionIndices;
 use crate::bindings::exports::isopod::function::handler;
 use crate::call::{self, CallOptions};
+use crate::engine::entry::Entry;
 use crate::engine::trap;
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::function::{Function, Kind};
@@ -74,7 +74,7 @@ impl Function {
     pub async fn handle(&self, event: Event) -> Result<Reply<Result<Handled, Unhandled>>> {
         self.require(Kind::Event, "handle", "isopod:function/handler")?;
         let inner = self.inner();
-        let limits = &inner.blueprint.limits;
+        let limits = inner.limits();
         let bytes = event.size();
         if bytes > limits.input {
             let text =
@@ -85,7 +85,10 @@ impl Function {
         call::run(inner, self.options(), None, async |lease| {
             lease.store.data_mut().bytes_in += bytes;
             let instance = lease.instance()?;
-            let world = FunctionIndices::new(&inner.blueprint.pre)?.load(&mut lease.store, &instance)?;
+            let Entry::Event(indices) = &inner.entry else {
+                return Err(Error::new(ErrorKind::Internal, "it handles no events; please report this").into());
+            };
+            let world = indices.load(&mut lease.store, &instance)?;
             let answer = world.isopod_function_handler().call_handle(&mut lease.store, &event).await?;
             let size = match &answer {
                 Ok(reply) => {

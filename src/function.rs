@@ -6,18 +6,22 @@ use crate::call::{self, CallOptions, Line, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
 use crate::capability::{Binding, Bound, Grant, Needs, Policy, policy};
 use crate::context::Context;
+use crate::engine::entry::Entry;
 use crate::engine::export::{self, Export, Session};
 use crate::engine::import::Closure;
 use crate::engine::linker::Given;
-use crate::engine::pool::{self, Blueprint, Lease, MakeImports};
+use crate::engine::pool::{self, Blueprint, Lease, MakeImports, Pool, Prepare};
 use crate::engine::precheck::{self, Bounds, Refusal};
+use crate::engine::reuse::Reuse;
 use crate::engine::state::State;
+use crate::engine::stock::Stock;
 use crate::engine::value::Handles;
-use crate::engine::{self, Flavour, linker};
+use crate::engine::{self, Flavour, Profile, linker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{self, Host};
-use crate::limits::{Limits, LoadLimits, Trust};
-use crate::typed::{Link, TypedFunction};
+use crate::limits::{Limits, LoadLimits, Resolved, Trust};
+use crate::refiller;
+use crate::typed::{self, Link, TypedFunction};
 use crate::usage::Reply;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -28,7 +32,7 @@ use std::io::Read;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Semaphore;
 
 /// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
@@ -49,8 +53,10 @@ const _: () = {
 pub(crate) struct Inner {
     pub name: Arc<str>,
     pub host: Arc<host::Inner>,
-    pub blueprint: Blueprint,
+    pub pool: Arc<Pool>,
     pub kind: Kind,
+    /// By which exports it is that kind.
+    pub entry: Entry,
     pub exports: Vec<Export>,
     /// Seats of the host that one call takes.
     pub width: u32,
@@ -89,14 +95,26 @@ impl Kind {
         }
     }
 
-    /// Whether the exports that make it this kind are what their names say.
-    fn is_served_by(self, pre: &engine::Pre, engine: &engine::Engine) -> bool {
+    /// The exports that make it this kind, if they are what their names say.
+    fn entry(self, pre: &engine::Pre, engine: &engine::Engine) -> Option<Entry> {
         match self {
-            Kind::Http => engine::http::serves(pre, engine),
-            Kind::Command => engine::command::runs(pre, engine),
-            Kind::Event => crate::bindings::FunctionIndices::new(pre).is_ok(),
-            Kind::Custom => true,
+            Kind::Http => Entry::http(pre, engine),
+            Kind::Command => Entry::command(pre, engine),
+            Kind::Event => Entry::event(pre),
+            Kind::Custom => Some(Entry::Custom),
         }
+    }
+}
+
+impl Inner {
+    /// What a call may use.
+    pub(crate) fn limits(&self) -> &Resolved {
+        &self.pool.blueprint.limits
+    }
+
+    /// Does the refiller's work for this function: when less than half of its stock is there, or in any case.
+    async fn assist(&self, any: bool) {
+        refiller::assist(&self.pool, any, &self.host.clock, &self.host.ticker).await;
     }
 }
 
@@ -129,10 +147,10 @@ impl Function {
     /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call; and
     /// [`ErrorKind::Misuse`] after it, for a result that does not fit `T`.
     pub async fn call<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
-        let ready = export::prepare(&self.inner.exports, export, &args, &self.inner.blueprint.limits);
+        let ready = export::prepare(&self.inner.exports, export, &args, self.inner.limits());
         drop(args);
         let ready = ready.map_err(|error| error.of(&self.inner.name))?;
-        let limits = &self.inner.blueprint.limits;
+        let limits = self.inner.limits();
         let work = async |lease: &mut Lease| export::invoke(lease, ready, &mut Handles::default(), limits).await;
         call::run(&self.inner, &self.options, None, work).await
     }
@@ -143,7 +161,7 @@ impl Function {
     /// # Errors
     /// What the body gives; then whatever ends a call.
     pub async fn session<R>(&self, body: impl AsyncFnOnce(&mut Session<'_>) -> Result<R>) -> Result<Reply<R>> {
-        let limits = &self.inner.blueprint.limits;
+        let limits = self.inner.limits();
         let work = async |lease: &mut Lease| {
             let mut session = Session::new(lease, &self.inner.exports, limits);
             Ok(body(&mut session).await?)
@@ -151,9 +169,22 @@ impl Function {
         call::run(&self.inner, &self.options, None, work).await
     }
 
-    /// [`call`](Function::call) for callers without async. See [`block_on`](crate::block_on).
+    /// [`call`](Function::call) for callers without async. See [`block_on`](crate::block_on). With
+    /// [`prewarm`](FunctionBuilder::prewarm), a call that finds less than half of the stock fills it up before it returns.
     pub fn call_blocking<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
-        crate::block_on(self.call(export, args))
+        let this = self.with_options(self.options.blocking());
+        crate::block_on(async move {
+            let reply = this.call(export, args).await;
+            this.inner.assist(false).await;
+            reply
+        })
+    }
+
+    /// Starts what is missing of the instances that [`prewarm`](FunctionBuilder::prewarm) keeps ready, here and now. A
+    /// thread of the host does that by itself; where calls come from a loop that has time after each answer, this is
+    /// quicker, as the instance stays with the processor that will use it. Without prewarm it does nothing.
+    pub async fn restock(&self) {
+        self.inner.assist(true).await;
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -236,6 +267,8 @@ pub struct FunctionBuilder<U = ()> {
     needs: Option<Needs>,
     deny_at_call: bool,
     callable: bool,
+    prewarm: Option<u32>,
+    reuse: Option<Reuse>,
     closures: Vec<Closure>,
     imports: Option<MakeImports>,
     _imports: PhantomData<fn() -> U>,
@@ -259,6 +292,8 @@ impl FunctionBuilder {
             needs: None,
             deny_at_call: false,
             callable: false,
+            prewarm: None,
+            reuse: None,
             closures: Vec::new(),
             imports: None,
             _imports: PhantomData,
@@ -291,6 +326,8 @@ impl FunctionBuilder {
             needs: self.needs,
             deny_at_call: self.deny_at_call,
             callable: self.callable,
+            prewarm: self.prewarm,
+            reuse: self.reuse,
             closures: self.closures,
             imports: Some(Box::new(move |state| Box::new(make(state)))),
             _imports: PhantomData,
@@ -306,7 +343,7 @@ impl FunctionBuilder {
     /// or have no effect, for secrets, settings, variables and directories that cannot be had, and outside of a tokio
     /// runtime.
     pub async fn load(self) -> Result<Function> {
-        self.load_with(&[], |_| Ok(())).await
+        self.load_with(&[], |_| Ok(()), |_| Ok(None)).await
     }
 
     /// [`load`](FunctionBuilder::load) for callers without async. See [`block_on`](crate::block_on).
@@ -379,6 +416,30 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         self
     }
 
+    /// Keeps up to this many instances ready that are started and were never used, so that a call is answered as fast as by
+    /// a used one. Those that calls take are replaced by a thread of the host; a call that finds none starts its own. The
+    /// number in stock falls while nobody calls, rises again with calls that found none, and instances give way where
+    /// other calls need their slots. Each holds the guest's memory.
+    ///
+    /// While such an instance starts there is no call, and no tenant: of the imports only clocks, randomness, the
+    /// environment and logs answer, and nothing is granted. A guest that calls anything else as it starts cannot be
+    /// prewarmed. What it logs then, the first call has in its output. Of instances that run code as they start, at most
+    /// 1 024 wait, over all functions.
+    ///
+    /// Loading starts them all, and fails as [`ErrorKind::Misuse`] for 0, for more than
+    /// [`HostBuilder::instances`](crate::HostBuilder::instances), and for a guest that cannot be prewarmed, with the import
+    /// that it called; and as a call would for one that fails to start.
+    pub fn prewarm(mut self, instances: u32) -> Self {
+        self.prewarm = Some(instances);
+        self
+    }
+
+    /// Lets one instance serve several calls. See [`Reuse`] for what that gives up. Default: an instance for each call.
+    pub fn reuse(mut self, reuse: Reuse) -> Self {
+        self.reuse = Some(reuse);
+        self
+    }
+
     /// Load the component even if it imports what was not granted: a call that uses such an import ends as
     /// [`ErrorKind::Denied`]. For components whose toolchain imports interfaces that they never call.
     pub fn deny_at_call(mut self) -> Self {
@@ -428,14 +489,28 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// # Errors
     /// As [`load`](FunctionBuilder::load), and [`ErrorKind::WrongExport`] for exports that differ from the world's.
     pub async fn load_typed<W: Link<U>>(self) -> Result<W::Handle> {
-        let function = self.load_with(W::IMPORTS, W::link).await?;
-        Ok(W::handle(TypedFunction::new(function)?))
+        let name = Arc::clone(&self.name);
+        let found = Arc::new(OnceLock::new());
+        let find = {
+            let found = Arc::clone(&found);
+            move |pre: &engine::Pre| {
+                let (indices, prepare) = typed::indices::<W>(pre)?;
+                let _ = found.set(indices);
+                Ok(Some(prepare))
+            }
+        };
+        let function = self.load_with(W::IMPORTS, W::link, find).await?;
+        let indices = found.get().cloned();
+        let indices = indices
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "its exports are lost; please report this").of(&name))?;
+        Ok(W::handle(TypedFunction::new(function, indices)))
     }
 
     async fn load_with(
         self,
         provided: &'static [&'static str],
         link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static,
+        find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>> + Send + 'static,
     ) -> Result<Function> {
         let (name, callable) = (Arc::clone(&self.name), self.callable);
         // Compiling takes milliseconds to seconds: not on a thread that runs others' tasks.
@@ -443,21 +518,36 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             let text = "loading needs a tokio runtime; call it in one, or use `load_blocking`";
             return Err(Error::new(ErrorKind::Misuse, text).of(&name));
         };
-        let loaded = runtime.spawn_blocking(move || self.build(provided, link)).await.unwrap_or_else(|e| {
+        let loaded = runtime.spawn_blocking(move || self.build(provided, link, find)).await.unwrap_or_else(|e| {
             Err(if e.is_cancelled() {
                 Error::new(ErrorKind::Cancelled, "the runtime was shut down while it was loaded")
             } else {
                 Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()])
             })
         });
-        let inner = Arc::new(loaded.map_err(|error| error.of(&name))?);
+        let (inner, probe) = loaded.map_err(|error| error.of(&name))?;
+        let inner = Arc::new(inner);
+        if let Some(probe) = probe {
+            let (pool, host) = (&inner.pool, &*inner.host);
+            let started = async {
+                call::start_early(pool, &probe, &host.clock, &host.ticker).await?;
+                refiller::start_missing(pool, &host.clock, &host.ticker).await
+            };
+            started.await.map_err(|error| error.of(&name))?;
+        }
         if callable {
             inner.host.functions.add(&inner);
         }
         Ok(Function { inner, options: Options::default() })
     }
 
-    fn build(self, provided: &[&str], link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult) -> Result<Inner> {
+    /// The function, and, if it is to be prewarmed, what shows whether it can be.
+    fn build(
+        self,
+        provided: &[&str],
+        link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult,
+        find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>>,
+    ) -> Result<(Inner, Option<engine::Pre>)> {
         let limits = self.limits.resolve()?;
         let Some(source) = self.source else {
             return Err(Error::new(
@@ -488,18 +578,50 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         )
         .map_err(refused)?;
         let host = self.host.0;
-        let flavour = Flavour { asynchronous: facts.asynchronous, fuel: limits.fuel.is_some() };
-        // A composed component with async may stand still in each of its parts at once, on a stack for each.
-        let width = if facts.asynchronous { facts.parts } else { 1 };
-        if width > host.engines.seats() {
+        let sizes = host.engines.sizes;
+        if let Some(why) = self.reuse.as_ref().and_then(|reuse| reuse.check().err()) {
+            return Err(Error::new(ErrorKind::Misuse, why));
+        }
+        if limits.memory > sizes.profile.memory() && sizes.profile == Profile::Density {
             let text = format!(
-                "the component has {width} parts that may wait at once, and the host {} seats, so that no call could run; raise `HostBuilder::seats`",
-                host.engines.seats()
+                "a memory limit of {} bytes can never be reached with Profile::Density, whose slots have {}; lower it, or choose another profile",
+                limits.memory,
+                sizes.profile.memory()
+            );
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        let flavour = Flavour {
+            asynchronous: facts.asynchronous,
+            fuel: limits.fuel.is_some(),
+            image: facts.data > engine::COPIED,
+        };
+        let engine = host.engines.get(flavour, &host.ticker)?;
+        let component = engine::compile(&engine, &bytes, &limits)?;
+        let memories = component.resources_required().map_or(1, |needs| needs.num_memories.max(1));
+        // A composed component with async may stand still in each of its parts at once, on a stack for each.
+        let width = if facts.asynchronous { facts.parts.max(memories) } else { memories };
+        if width > sizes.seats {
+            let text = format!(
+                "the component has {width} memories, or parts that may wait at once, and the host {} seats, so that no call could run; raise `HostBuilder::seats`",
+                sizes.seats
             );
             return Err(Error::new(ErrorKind::TooComplex, text));
         }
-        let engine = host.engines.get(flavour, &host.ticker)?;
-        let component = engine::compile(&engine, &bytes, &limits)?;
+        match self.prewarm {
+            Some(0) => {
+                let text = "`.prewarm(0)` keeps no instance ready; raise it, or remove it";
+                return Err(Error::new(ErrorKind::Misuse, text));
+            }
+            Some(prewarm) if u64::from(prewarm) * u64::from(width) > sizes.instances.into() => {
+                let text = format!(
+                    "`.prewarm({prewarm})` needs {} slots, and the host has {}; lower it, or raise `HostBuilder::instances`",
+                    u64::from(prewarm) * u64::from(width),
+                    sizes.instances
+                );
+                return Err(Error::new(ErrorKind::Misuse, text));
+            }
+            _ => {}
+        }
         let imported = linker::imports(&component, &engine);
         let needs = match self.needs {
             Some(needs) => Some(needs),
@@ -529,26 +651,48 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let names = component.component_type();
         let names: Vec<&str> = names.exports(&engine.wasmtime).map(|(name, _)| name).collect();
         let kind = Kind::of(names.iter().copied());
-        if !kind.is_served_by(&pre, &engine) {
+        let Some(entry) = kind.entry(&pre, &engine) else {
             let text = format!(
                 "its exports are named as those of a {kind:?} function, and have other types or another version; build it against the current WIT"
             );
             return Err(Error::new(ErrorKind::WrongExport, text));
+        };
+        let prepare = find(&pre)?;
+        let (mut stock, mut probe) = (None, None);
+        if let Some(prewarm) = self.prewarm {
+            stock = Some(Stock::new(prewarm, Arc::new(bound.early())));
+            let without = linker::without_call(&engine, &component, &linker).map_err(|e| linker::wrong_import(&e))?;
+            probe = Some(without.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?);
+        }
+        if self.prewarm.is_some() || self.reuse.is_some() {
+            host.refiller.start(&host.clock, &host.ticker)?;
         }
         let seats = Semaphore::new(limits.concurrency as usize);
-        let fuel_interval = pool::fuel_interval(&component);
-        let blueprint = Blueprint { engine, pre, limits, fuel_interval, bound: Arc::new(bound), imports: self.imports };
-        Ok(Inner {
+        let blueprint = Blueprint {
+            engine,
+            pre,
+            limits,
+            fuel_interval: pool::fuel_interval(&component),
+            bound: Arc::new(bound),
+            imports: self.imports,
+            prepare,
+            width,
+            starts: facts.starts,
+        };
+        let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, self.reuse);
+        let inner = Inner {
             name: self.name,
             host,
-            blueprint,
+            pool,
             kind,
+            entry,
             exports,
             width,
             seats,
             line: Line::default(),
             pace: Pace::default(),
-        })
+        };
+        Ok((inner, probe))
     }
 }
 

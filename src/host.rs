@@ -5,11 +5,13 @@ use crate::capability::files::disk::Disk;
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
+use crate::engine::slots::Slots;
 use crate::engine::ticker::Ticker;
-use crate::engine::{Engines, Flavour};
+use crate::engine::{Engines, Flavour, Profile, Sizes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionBuilder, Registry};
 use crate::log::LogSink;
+use crate::refiller::Refiller;
 use crate::store::Store;
 use crate::usage::Meter;
 use std::fmt;
@@ -29,7 +31,9 @@ const _: () = {
 
 pub(crate) struct Inner {
     pub engines: Engines,
-    pub ticker: Ticker,
+    pub slots: Arc<Slots>,
+    pub refiller: Refiller,
+    pub ticker: Arc<Ticker>,
     pub clock: Clock,
     pub seats: Semaphore,
     pub meter: Option<Arc<dyn Meter>>,
@@ -55,6 +59,8 @@ impl Host {
     pub fn builder() -> HostBuilder {
         HostBuilder {
             seats: None,
+            instances: None,
+            profiles: Vec::new(),
             tick: Duration::from_millis(1),
             meter: None,
             network: None,
@@ -93,6 +99,8 @@ impl fmt::Debug for Host {
 /// Settings of a [`Host`].
 pub struct HostBuilder {
     seats: Option<u32>,
+    instances: Option<u32>,
+    profiles: Vec<Profile>,
     tick: Duration,
     meter: Option<Arc<dyn Meter>>,
     network: Option<Arc<dyn Network>>,
@@ -107,12 +115,27 @@ pub struct HostBuilder {
 const SEATS: u32 = 1_000;
 
 impl HostBuilder {
-    /// Calls that may run at once, over all functions. Default 1 000. A call of a composed component that uses async
-    /// takes as many as it has components with code, since each of those may wait on a stack of its own. Each seat
-    /// reserves address space for its memories; where that much cannot be had, building the host fails if the number
-    /// was asked for, and falls back to making instances on demand if it is the default.
+    /// Calls that may run at once, over all functions. Default 1 000. A call of a component with several memories takes
+    /// as many as it has of them, and one of a composed component that uses async as many as it has components with code,
+    /// since each of those may wait on a stack of its own.
     pub fn seats(mut self, seats: u32) -> HostBuilder {
         self.seats = Some(seats);
+        self
+    }
+
+    /// Instances that may be alive at once, over all functions: those that serve calls, and those that wait for one, as
+    /// [`prewarm`](FunctionBuilder::prewarm) and [`reuse`](FunctionBuilder::reuse) have them. At least the seats; default
+    /// as the [`Profile`] says. Each reserves address space for its memory; where that much cannot be had, building the
+    /// host fails if this number, the seats or the profile were asked for, and instances are made on demand if they are
+    /// the default. Those that wait give way to those that are needed.
+    pub fn instances(mut self, instances: u32) -> HostBuilder {
+        self.instances = Some(instances);
+        self
+    }
+
+    /// What the host is to be best at. Default: [`Profile::Latency`].
+    pub fn profile(mut self, profile: Profile) -> HostBuilder {
+        self.profiles.push(profile);
         self
     }
 
@@ -171,7 +194,8 @@ impl HostBuilder {
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, a tick out of range, a root
+    /// [`ErrorKind::Misuse`] for numbers of seats and instances that contradict each other or that this machine cannot
+    /// hold, two different profiles, a tick out of range, a root
     /// certificate that cannot be read, two secrets of one name, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
@@ -192,15 +216,29 @@ impl HostBuilder {
         let ticker = Ticker::start(clock.clone(), self.tick)
             .map_err(|e| Error::from_io(ErrorKind::Misuse, "the ticker's thread cannot be started", &e))?;
         let seats = self.seats.unwrap_or(SEATS);
-        let engines = Engines::new(seats, self.seats.is_some());
-        if self.seats.is_some() {
-            engines.get(Flavour { asynchronous: false, fuel: false }, &ticker)?;
+        let profile = self.profiles.first().copied().unwrap_or_default();
+        if let Some(other) = self.profiles.iter().find(|other| **other != profile) {
+            return misuse(format!("a host cannot have both the profiles {profile:?} and {other:?}; choose one"));
         }
+        let instances = self.instances.unwrap_or(profile.instances(seats));
+        if instances < seats {
+            return misuse(format!(
+                "{instances} instances (`HostBuilder::instances`) are fewer than the {seats} seats, each of which needs one; raise the instances, or lower the seats"
+            ));
+        }
+        let strict = self.seats.is_some() || self.instances.is_some() || !self.profiles.is_empty();
+        let engines = Engines::new(Sizes { seats, instances, profile, strict });
+        if strict {
+            engines.get(Flavour { asynchronous: false, fuel: false, image: false }, &ticker)?;
+        }
+        let slots = Slots::new(instances);
         let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
         Ok(Host(Arc::new(Inner {
             engines,
-            ticker,
+            refiller: Refiller::new(Arc::clone(&slots)),
+            slots,
+            ticker: Arc::new(ticker),
             clock,
             seats,
             meter: self.meter,

@@ -6,6 +6,7 @@
 mod function;
 mod call;
 mod host;
+mod refiller;
 
 mod command;
 mod event;
@@ -43,7 +44,9 @@ pub use capability::{Needs, Policy, Secret, SecretSource, SecretValue, Secrets};
 pub use command::Command;
 pub use context::Context;
 pub use denial::Denial;
+pub use engine::Profile;
 pub use engine::export::{Export, Session};
+pub use engine::reuse::Reuse;
 pub use engine::value::Handle;
 pub use error::{Error, ErrorKind, Limit, Result};
 pub use event::{Event, Handled, Unhandled};

@@ -4,6 +4,7 @@
 //! is a [`Session`] of one call; sessions go by `call::run` like everything else.
 
 use crate::call::{self, CallOptions, Options};
+use crate::engine::pool::Prepare;
 use crate::engine::state::State;
 use crate::engine::trap;
 use crate::error::{Error, ErrorKind, Limit, Result};
@@ -32,6 +33,19 @@ pub trait World: Sized + Send + Sync + 'static {
     fn handle(function: TypedFunction<Self>) -> Self::Handle;
 }
 
+/// Finds the world's exports in a component, and how to find them in its instances ahead of a call.
+pub(crate) fn indices<W: World>(pre: &InstancePre<State>) -> Result<(Arc<W::Indices>, Prepare)> {
+    let found = W::indices(pre).map_err(|e| {
+        let text =
+            format!("the component does not export what the world {} asks for; build both from the same WIT", W::NAME);
+        Error::new(ErrorKind::WrongExport, text).because(e.chain().map(|cause| cause.to_string()))
+    })?;
+    let found = Arc::new(found);
+    let indices = Arc::clone(&found);
+    let prepare: Prepare = Box::new(move |store, instance| Ok(Box::new(W::load(&indices, store, instance)?)));
+    Ok((found, prepare))
+}
+
 /// A world whose imports `U` provides.
 pub trait Link<U>: World {
     /// Links them.
@@ -46,13 +60,14 @@ impl<U: 'static> HasData for Slot<U> {
 }
 
 /// The embedder's imports of this call. Every host function comes by here, so it counts.
-pub fn slot<U: 'static>(state: &mut State) -> &mut U {
+///
+/// # Errors
+/// Where there is no call yet, as the guest was started ahead of one.
+pub fn slot<U: 'static>(state: &mut State) -> wasmtime::Result<&mut U> {
     state.count_host_call();
-    state
-        .imports
-        .as_mut()
-        .and_then(|imports| imports.downcast_mut())
-        .expect("a function that links U has a U for each call: both are set by the builder")
+    state.in_call()?;
+    let imports = state.imports.as_mut().and_then(|imports| imports.downcast_mut());
+    Ok(imports.expect("a function that links U has a U for each call: both are set by the builder"))
 }
 
 /// A loaded function with the world it was loaded as.
@@ -68,19 +83,8 @@ impl<W: World> Clone for TypedFunction<W> {
 }
 
 impl<W: World> TypedFunction<W> {
-    pub(crate) fn new(function: Function) -> Result<TypedFunction<W>> {
-        let indices = W::indices(&function.inner().blueprint.pre).map_err(|e| {
-            Error::new(
-                ErrorKind::WrongExport,
-                format!(
-                    "the component does not export what the world {} asks for; build both from the same WIT",
-                    W::NAME
-                ),
-            )
-            .because(e.chain().map(|cause| cause.to_string()))
-            .of(function.shared_name())
-        })?;
-        Ok(TypedFunction { function, indices: Arc::new(indices) })
+    pub(crate) fn new(function: Function, indices: Arc<W::Indices>) -> TypedFunction<W> {
+        TypedFunction { function, indices }
     }
 
     /// The function behind the handle.
@@ -103,8 +107,16 @@ impl<W: World> TypedFunction<W> {
         let inner = self.function.inner();
         call::run(inner, self.function.options(), None, async |lease| {
             let instance = lease.instance()?;
-            let world = W::load(&self.indices, &mut lease.store, &instance)?;
-            let mut session = Session { world, store: &mut lease.store, function: &self.function };
+            let (known, store) = lease.world();
+            let found;
+            let world = match known {
+                Some(world) => world,
+                None => {
+                    found = W::load(&self.indices, store, &instance)?;
+                    &found
+                }
+            };
+            let mut session = Session { world, store, function: &self.function };
             Ok(body(&mut session).await?)
         })
         .await
@@ -113,7 +125,7 @@ impl<W: World> TypedFunction<W> {
 
 /// One instance, for as long as a session lasts.
 pub struct Session<'a, W> {
-    world: W,
+    world: &'a W,
     store: &'a mut Store<State>,
     function: &'a Function,
 }
@@ -121,7 +133,7 @@ pub struct Session<'a, W> {
 impl<W: World> Session<'_, W> {
     /// Counts and checks the arguments of one call.
     pub fn begin(&mut self, export: &'static str, input_bytes: u64) -> Result<()> {
-        let limit = self.function.inner().blueprint.limits.input;
+        let limit = self.function.inner().limits().input;
         let total = self.store.data().bytes_in.saturating_add(input_bytes);
         if total > limit {
             return Err(Error::new(
@@ -137,12 +149,12 @@ impl<W: World> Session<'_, W> {
 
     /// What a call is made with.
     pub fn parts(&mut self) -> (&W, &mut Store<State>) {
-        (&self.world, self.store)
+        (self.world, self.store)
     }
 
     /// Counts and checks the result of one call.
     pub fn end<R>(&mut self, result: wasmtime::Result<R>, size: impl FnOnce(&R) -> u64) -> Result<R> {
-        let limits = &self.function.inner().blueprint.limits;
+        let limits = self.function.inner().limits();
         let value = result.map_err(|error| trap::explain(&error, self.store.data(), limits))?;
         let state = self.store.data_mut();
         state.bytes_out = state.bytes_out.saturating_add(size(&value));

@@ -7,5 +7,5 @@ use crate::function::Function;
 
 /// The engine that a function runs on.
 pub fn engine(function: &Function) -> &wasmtime::Engine {
-    &function.inner().blueprint.engine.wasmtime
+    &function.inner().pool.blueprint.engine.wasmtime
 }

@@ -155,7 +155,7 @@ fn link_group(model: &Model<'_>, group: &Group<'_>) -> TokenStream {
                 #name,
                 #wasmtime::component::ResourceType::host::<#path>(),
                 |mut __caller, __rep| ::std::boxed::Box::new(async move {
-                    let __host = #isopod::__private::slot::<U>(__caller.data_mut());
+                    let __host = #isopod::__private::slot::<U>(__caller.data_mut())?;
                     #module #host::drop(__host, #isopod::Resource::new(__rep)).await;
                     ::core::result::Result::Ok(())
                 }),
@@ -181,7 +181,7 @@ fn link_group(model: &Model<'_>, group: &Group<'_>) -> TokenStream {
                 #name,
                 |mut __caller: #wasmtime::StoreContextMut<'_, #isopod::__private::State>, (#(#args,)*): (#(#tys,)*)| {
                     ::std::boxed::Box::new(async move {
-                        let __host = #isopod::__private::slot::<U>(__caller.data_mut());
+                        let __host = #isopod::__private::slot::<U>(__caller.data_mut())?;
                         let __result = #module #host::#method(__host, #(#lifted),*).await;
                         ::core::result::Result::Ok(#result)
                     })

@@ -231,11 +231,50 @@ impl Bound {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         let (tenant, denials) = (call.tenant.cloned(), call.denials);
-        let outgoing = Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone());
-        let keyvalue = keyvalue::Access::new(self.buckets.clone(), tenant.clone(), denials.clone());
-        let files = self.files.as_ref().map(|granted| granted.view(denials.clone())).unwrap_or_default();
+        let (outgoing, keyvalue) = (self.outgoing(&tenant, &denials), self.keyvalue(&tenant, &denials));
+        let files = self.files(&denials);
         let bound = Arc::clone(self);
         View { bound, tenant, table, wasi: wasi.build(), http, outgoing, keyvalue, files, capture, denials }
+    }
+
+    pub(super) fn outgoing(&self, tenant: &Option<Arc<str>>, denials: &Denials) -> Outgoing {
+        Outgoing::new(self.egress.clone(), self.keyring.clone(), tenant.clone(), denials.clone())
+    }
+
+    pub(super) fn keyvalue(&self, tenant: &Option<Arc<str>>, denials: &Denials) -> keyvalue::Access {
+        keyvalue::Access::new(self.buckets.clone(), tenant.clone(), denials.clone())
+    }
+
+    pub(super) fn files(&self, denials: &Denials) -> files::Files {
+        self.files.as_ref().map(|granted| granted.view(denials.clone())).unwrap_or_default()
+    }
+
+    /// The same, with nothing granted but what a guest may look at before there is a call: clocks, randomness, its
+    /// environment and logs.
+    pub(crate) fn early(&self) -> Bound {
+        Bound {
+            function: Arc::clone(&self.function),
+            clock: self.clock.clone(),
+            clocks: self.clocks.clone(),
+            random: self.random.clone(),
+            stdin: self.stdin.clone(),
+            env: self.env.clone(),
+            args: self.args.clone(),
+            max_random: self.max_random,
+            egress: None,
+            keyring: None,
+            config: None,
+            callable: None,
+            max_depth: self.max_depth,
+            max_calls: self.max_calls,
+            max_input: self.max_input,
+            logger: Arc::clone(&self.logger),
+            buckets: None,
+            files: None,
+            audit: Arc::clone(&self.audit),
+            missing: Vec::new(),
+            dropped: Vec::new(),
+        }
     }
 }
 

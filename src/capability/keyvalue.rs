@@ -226,6 +226,11 @@ impl Access {
         Access { buckets, tenant, denials, cursors: VecDeque::new(), next_cursor: 1, told: false }
     }
 
+    /// Another call begins in the same instance.
+    pub(super) fn begin(&mut self, denials: &Denials) {
+        self.denials = denials.clone();
+    }
+
     /// What a guest is told when the store fails. The store's own words are for the host's people.
     fn failed(&mut self, error: &io::Error) -> &'static str {
         if !std::mem::replace(&mut self.told, true) {

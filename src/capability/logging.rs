@@ -128,16 +128,18 @@ pub(crate) struct Capture(Arc<Call>);
 
 struct Call {
     logger: Arc<Logger>,
-    tenant: Option<Arc<str>>,
-    call_id: u64,
     said: Mutex<Said>,
 }
 
 struct Said {
+    tenant: Option<Arc<str>>,
+    call_id: u64,
     stdout: Text,
     stderr: Text,
     log: Vec<LogLine>,
-    /// Bytes that may still be kept, for all together.
+    /// Bytes that may be kept, for all together.
+    limit: usize,
+    /// Those of them that are left.
     room: usize,
     kept: u64,
     dropped: u64,
@@ -153,17 +155,27 @@ struct Text {
 impl Capture {
     pub(super) fn new(logger: Arc<Logger>, tenant: Option<Arc<str>>, call_id: u64, limit: usize) -> Capture {
         let said = Said {
+            tenant,
+            call_id,
             stdout: Text::default(),
             stderr: Text::default(),
             log: Vec::new(),
+            limit,
             room: limit,
             kept: 0,
             dropped: 0,
         };
-        Capture(Arc::new(Call { logger, tenant, call_id, said: Mutex::new(said) }))
+        Capture(Arc::new(Call { logger, said: Mutex::new(said) }))
     }
 
-    /// What was kept, how many bytes that were, and how many were dropped.
+    /// Another call begins in the same instance. What nobody has taken yet, as a guest said it when it started, is that
+    /// one's.
+    pub(super) fn begin(&self, tenant: Option<Arc<str>>, call_id: u64) {
+        let mut said = self.0.said.lock();
+        (said.tenant, said.call_id) = (tenant, call_id);
+    }
+
+    /// What was kept, how many bytes that were, and how many were dropped; then there is room again for as much.
     pub(crate) fn take(&self) -> (Output, u64, u64) {
         for source in [LogSource::Stdout, LogSource::Stderr] {
             let rest = {
@@ -183,7 +195,8 @@ impl Capture {
             stderr: std::mem::take(&mut said.stderr).bytes.freeze(),
             log: std::mem::take(&mut said.log),
         };
-        (output, said.kept, said.dropped)
+        said.room = said.limit;
+        (output, std::mem::take(&mut said.kept), std::mem::take(&mut said.dropped))
     }
 
     pub(super) fn pipe(&self, source: LogSource) -> Pipe {
@@ -231,18 +244,21 @@ impl Call {
     }
 
     fn tell(&self, source: LogSource, level: Level, context: &str, message: &str) {
-        let Call { logger, tenant, call_id, said } = self;
+        let Call { logger, said } = self;
         if !logger.is_heard(level) {
             return;
         }
+        let (tenant, call_id) = {
+            let said = said.lock();
+            (said.tenant.clone(), said.call_id)
+        };
         if !logger.admit(tenant.as_ref()) {
             said.lock().dropped += (context.len() + message.len()) as u64;
             return;
         }
         let [function, tenant] =
             [&logger.function, tenant.as_deref().unwrap_or("")].map(|name| sanitise(name, MAX_CONTEXT));
-        let record =
-            LogRecord { function: &function, tenant: &tenant, call_id: *call_id, source, level, context, message };
+        let record = LogRecord { function: &function, tenant: &tenant, call_id, source, level, context, message };
         guarded("the tracing subscriber", || trace(&record));
         if let Some(sink) = &logger.sink {
             guarded("the log sink", || sink.log(&record));
@@ -296,7 +312,7 @@ fn trace(record: &LogRecord<'_>) {
 pub(super) const INTERFACE: &str = "wasi:logging/logging@0.1.0-draft";
 
 pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    wit::add_to_linker::<T, Whole>(linker, T::view)
+    wit::add_to_linker::<T, Whole>(linker, T::log_view)
 }
 
 impl wit::Host for View {

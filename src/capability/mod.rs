@@ -73,6 +73,24 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Another call begins in the same instance: what the guest holds stays, and what belongs to a call is that one's.
+    pub(crate) fn begin(&mut self, bound: &Arc<Bound>, call: Call<'_>) {
+        let (tenant, denials) = (call.tenant.cloned(), call.denials);
+        self.capture.begin(tenant.clone(), call.call_id);
+        if Arc::ptr_eq(bound, &self.bound) {
+            self.outgoing.begin(&denials);
+            self.keyvalue.begin(&denials);
+            self.files.begin(&denials);
+        } else {
+            // Until now it was bound to nothing.
+            self.outgoing = bound.outgoing(&tenant, &denials);
+            self.keyvalue = bound.keyvalue(&tenant, &denials);
+            self.files = bound.files(&denials);
+            self.bound = Arc::clone(bound);
+        }
+        (self.tenant, self.denials) = (tenant, denials);
+    }
+
     pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
@@ -99,8 +117,11 @@ impl HasData for Whole {
 
 /// What holds a call's [`View`]. The linkers' functions fetch theirs by it.
 pub(crate) trait Reach: WasiView + WasiHttpView {
-    /// Counts a host call of the guest's.
+    /// Counts a host call of the guest's, which only a call can answer.
     fn view(&mut self) -> &mut View;
+
+    /// Counts a host call of the guest's that needs no call, such as one that writes a log.
+    fn log_view(&mut self) -> &mut View;
 
     /// The view, where the host call is counted already.
     fn own_view(&mut self) -> &mut View;
@@ -201,6 +222,12 @@ pub(crate) fn is_linked(import: &str) -> bool {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
     // A pre-release or an older draft of WASI is another interface of the same name.
     LINKED.contains(&name) && ["0.2.", "0.3."].iter().any(|known| version.starts_with(known)) && !version.contains('-')
+}
+
+/// Whether an import answers a guest that starts before there is a call: it gives nothing that a call would have a say in.
+pub(crate) fn answers_early(import: &str) -> bool {
+    let parts = ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/"];
+    is_linked(import) && (import == logging::INTERFACE || parts.iter().any(|part| import.starts_with(part)))
 }
 
 /// How to let a component have an import that is not linked for everybody: the line of code that grants it.

@@ -20,6 +20,12 @@ impl Budget {
         Budget { limit, used: 0, peak: 0, refused: false }
     }
 
+    /// Another call begins in the same instance, with the memory that it has.
+    pub(crate) fn begin(&mut self) {
+        self.peak = self.used;
+        self.refused = false;
+    }
+
     /// Sizes only ever grow; a memory that the guest gives up counts until the call's end, when all of it is freed.
     fn grow(&mut self, from: u64, to: u64, maximum: Option<u64>) -> bool {
         if maximum.is_some_and(|maximum| to > maximum) {

@@ -1,9 +1,9 @@
 //! `wasi:http`, 0.2 and 0.3: hand a request to a started instance, and its response to whoever waits for it.
 
-use super::pool::{Blueprint, Lease};
+use super::entry::Entry;
+use super::pool::Lease;
 use super::state::State;
 use super::trap::Fault;
-use super::{Engine, Pre};
 use crate::capability::Reach;
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -27,7 +27,7 @@ pub(crate) type HttpError = wasmtime_wasi_http::Error;
 /// `read` says that the body was read to its end, or why nobody reads on.
 pub(crate) async fn serve(
     lease: &mut Lease,
-    blueprint: &Blueprint,
+    entry: &Entry,
     request: Request,
     response: oneshot::Sender<Response>,
     read: oneshot::Receiver<Result<()>>,
@@ -35,14 +35,16 @@ pub(crate) async fn serve(
     // A reader that is gone without a word has dropped the call with it.
     let read = async { read.await.unwrap_or(Ok(())).map_err(Fault::Own) };
     let instance = lease.instance()?;
-    if blueprint.engine.flavour.asynchronous
-        && let Ok(indices) = p3::bindings::ServiceIndices::new(&blueprint.pre)
-    {
-        let service = indices.load(&mut lease.store, &instance)?;
-        let serving = async |accessor: &Accessor<State>| serve_03(accessor, &service, request, response, read).await;
-        return lease.store.run_concurrent(serving).await?;
-    }
-    let proxy = p2::bindings::ProxyIndices::new(&blueprint.pre)?.load(&mut lease.store, &instance)?;
+    let proxy = match entry {
+        Entry::Http03(indices) => {
+            let service = indices.load(&mut lease.store, &instance)?;
+            let serving =
+                async |accessor: &Accessor<State>| serve_03(accessor, &service, request, response, read).await;
+            return lease.store.run_concurrent(serving).await?;
+        }
+        Entry::Http02(indices) => indices.load(&mut lease.store, &instance)?,
+        _ => return Err(Error::new(ErrorKind::Internal, "it serves no http; please report this").into()),
+    };
     let scheme = match request.uri().scheme_str() {
         Some("https") => p2::bindings::http::types::Scheme::Https,
         _ => p2::bindings::http::types::Scheme::Http,
@@ -71,12 +73,6 @@ pub(crate) async fn serve(
             try_join(async { guest.await.map_err(Fault::Wasm) }, read).await.map(drop)
         }
     }
-}
-
-/// Whether the component can be served at all.
-pub(crate) fn serves(pre: &Pre, engine: &Engine) -> bool {
-    let newest = engine.flavour.asynchronous && p3::bindings::ServiceIndices::new(pre).is_ok();
-    newest || p2::bindings::ProxyIndices::new(pre).is_ok()
 }
 
 async fn serve_03(

@@ -93,6 +93,7 @@ impl fmt::Display for Closure {
 
 fn begin(call: &Call, state: &mut State, args: &[Val], signature: &Arc<Signature>) -> wasmtime::Result<Answer> {
     state.count_host_call();
+    state.in_call()?;
     Ok(call(state.context(), args, signature).map_err(|mismatch| Unfit::new(signature, "arguments", &mismatch))?)
 }
 

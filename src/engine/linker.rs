@@ -3,7 +3,7 @@
 use super::Engine;
 use super::import::Closure;
 use super::served::Served;
-use super::state::State;
+use super::state::{State, TooEarly};
 use crate::capability::{self, Bound};
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
@@ -77,6 +77,50 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
         closed.link(&mut linker, bound).map_err(|e| wrong_import(&e))?;
     }
     Ok(linker)
+}
+
+/// The same linker, with every import that needs a call replaced by one that fails and says its name.
+pub(crate) fn without_call(
+    engine: &Engine,
+    component: &Component,
+    linker: &Linker<State>,
+) -> wasmtime::Result<Linker<State>> {
+    let mut linker = linker.clone();
+    linker.allow_shadowing(true);
+    for (name, import) in component.component_type().imports(&engine.wasmtime) {
+        match import.ty {
+            _ if capability::answers_early(name) => {}
+            ComponentItem::ComponentInstance(interface) => {
+                let linked = if capability::is_linked(name) { capability::linked_name(name) } else { name.to_owned() };
+                let mut inside = linker.instance(&linked)?;
+                for (member, item) in interface.exports(&engine.wasmtime) {
+                    if let ComponentItem::ComponentFunc(ty) = item.ty {
+                        fail_early(&mut inside, member, &ty, format!("{name}#{member}"))?;
+                    }
+                }
+            }
+            ComponentItem::ComponentFunc(ty) => fail_early(&mut linker.root(), name, &ty, name.to_owned())?,
+            _ => {}
+        }
+    }
+    Ok(linker)
+}
+
+fn fail_early(
+    linker: &mut LinkerInstance<'_, State>,
+    member: &str,
+    ty: &ComponentFunc,
+    name: String,
+) -> wasmtime::Result<()> {
+    let fail = move || TooEarly::at(name.clone()).into();
+    if ty.async_() {
+        linker.func_new_concurrent(member, move |_, _, _, _| {
+            let failure = fail();
+            Box::pin(async move { Err(failure) })
+        })
+    } else {
+        linker.func_new(member, move |_, _, _, _| Err(fail()))
+    }
 }
 
 /// An import for which there are closures: an interface, or a function by itself.
@@ -298,7 +342,7 @@ mod tests {
     /// A denial replaces a function that is there already, or else it would be in an interface that nobody imports.
     #[test]
     fn denied_interfaces_are_linked_under_the_names_that_denials_use() {
-        let engine = wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false })).unwrap();
+        let engine = wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false, image: false })).unwrap();
         let mut linker = Linker::<State>::new(&engine);
         capability::link_types_of_denied(&mut linker, true).unwrap();
         for (import, function) in [

@@ -1,14 +1,20 @@
 //! wasmtime, and nothing of it outside: few engines per Host, each made when the first function needs it.
 //!
-//! Pool, metering and the async ABI are properties of a wasmtime engine, so a [`Flavour`] names one. Two with time
-//! metering, two with fuel; components without component-model async run on engines without it, which halves the cost
-//! of a call and keeps them away from the youngest part of wasmtime.
+//! Pool, metering, the async ABI and how memories begin are properties of a wasmtime engine, so a [`Flavour`] names one.
+//! Components without component-model async run on engines without it, which halves the cost of a call and keeps them
+//! away from the youngest part of wasmtime. Those whose memories begin with little run on engines that copy it, where any
+//! slot serves any function; those that begin with much run on engines that map it, where a slot is best used again by the
+//! function that had it before.
 
 mod budget;
 pub(crate) mod import;
 pub(crate) mod linker;
 pub(crate) mod pool;
+pub(crate) mod stock;
+pub(crate) mod reuse;
+pub(crate) mod slots;
 pub(crate) mod command;
+pub(crate) mod entry;
 pub(crate) mod export;
 pub(crate) mod http;
 pub(crate) mod precheck;
@@ -43,11 +49,69 @@ pub(crate) struct Flavour {
     pub asynchronous: bool,
     /// Counts instructions; otherwise the clock ticks.
     pub fuel: bool,
+    /// Maps what memories begin with, instead of copying it.
+    pub image: bool,
+}
+
+/// What the engines of a host are best at. Both bound what a call may do alike.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Profile {
+    /// Calls that cost the least: the default. A slot for an instance is 4 GiB of address space, so that the guest's code
+    /// needs no checks of its memory accesses, and up to 256 KiB of what a call wrote stay in memory for the next one:
+    /// 1 000 idle slots that were written widely hold up to 256 MiB. By default as many instances can be alive as calls can
+    /// run.
+    #[default]
+    Latency,
+    /// Many instances that wait, such as one or two for each of thousands of functions: by default 20 000 can be alive. A
+    /// slot is 64 MiB of address space, and what a call wrote is given back to the operating system but for 16 KiB. Code
+    /// with many memory accesses takes up to 1.3 times as long, a call that writes more than four pages pays about a
+    /// microsecond for each of them, and [`Limits::memory`](crate::Limits::memory) of more than 64 MiB is an error when a
+    /// function is loaded.
+    Density,
+}
+
+impl Profile {
+    /// Instances that may be alive if nothing was said.
+    pub(crate) fn instances(self, seats: u32) -> u32 {
+        match self {
+            Profile::Latency => seats,
+            Profile::Density => seats.max(20_000),
+        }
+    }
+
+    /// The largest memory that a slot can have.
+    pub(crate) fn memory(self) -> u64 {
+        match self {
+            Profile::Latency => 4 << 30,
+            Profile::Density => 64 * MIB,
+        }
+    }
+
+    /// Bytes of a memory or a table that stay with a slot from call to call.
+    fn keep(self) -> usize {
+        match self {
+            Profile::Latency => 256 << 10,
+            Profile::Density => 16 << 10,
+        }
+    }
+}
+
+/// How many of what the engines of a host have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Calls that may run at once on all engines together, so on each.
+    pub seats: u32,
+    /// Instances that may be alive at once, those that wait for a call included.
+    pub instances: u32,
+    pub profile: Profile,
+    /// Whether these were asked for, so that not having a pool for them is an error.
+    pub strict: bool,
 }
 
 impl Flavour {
     fn index(self) -> usize {
-        usize::from(self.asynchronous) + 2 * usize::from(self.fuel)
+        usize::from(self.asynchronous) + 2 * usize::from(self.fuel) + 4 * usize::from(self.image)
     }
 }
 
@@ -59,23 +123,18 @@ pub(crate) struct Engine {
     pub flavour: Flavour,
 }
 
+/// Bytes that memories may begin with to be copied for each instance: about as long as it takes to map an image.
+pub(crate) const COPIED: u64 = 32 << 10;
+
 /// The engines of a Host.
 pub(crate) struct Engines {
-    made: Mutex<[Option<Arc<Engine>>; 4]>,
-    /// Calls that may run at once on all engines together, so on each.
-    seats: u32,
-    /// Whether that number was asked for, so that not having a pool for it is an error.
-    strict: bool,
+    made: Mutex<[Option<Arc<Engine>>; 8]>,
+    pub sizes: Sizes,
 }
 
 impl Engines {
-    pub(crate) fn new(seats: u32, strict: bool) -> Engines {
-        Engines { made: Mutex::default(), seats, strict }
-    }
-
-    /// Calls that may run at once.
-    pub(crate) fn seats(&self) -> u32 {
-        self.seats
+    pub(crate) fn new(sizes: Sizes) -> Engines {
+        Engines { made: Mutex::default(), sizes }
     }
 
     /// The engine of that flavour, made now if this is its first function.
@@ -85,7 +144,7 @@ impl Engines {
         if let Some(engine) = slot {
             return Ok(Arc::clone(engine));
         }
-        let wasmtime = make(flavour, self.seats, self.strict)?;
+        let wasmtime = make(flavour, self.sizes)?;
         if !flavour.fuel {
             ticker.drive(wasmtime.weak());
         }
@@ -99,20 +158,24 @@ impl Engines {
 }
 
 /// An engine with a pool; one without where the operating system refuses the pool its address space.
-fn make(flavour: Flavour, seats: u32, strict: bool) -> Result<wasmtime::Engine> {
+fn make(flavour: Flavour, sizes: Sizes) -> Result<wasmtime::Engine> {
     let mut config = config(flavour);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(flavour, seats)));
+    if sizes.profile == Profile::Density {
+        config.memory_reservation(sizes.profile.memory()).memory_guard_size(PAGE);
+    }
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(flavour, sizes)));
     let refusal = match wasmtime::Engine::new(&config) {
         Ok(engine) => return Ok(engine),
         Err(refusal) => refusal,
     };
-    if strict {
+    let Sizes { seats, instances, .. } = sizes;
+    if sizes.strict {
         let text = format!(
-            "this machine has no address space for {seats} seats; ask for fewer, or raise its limit (`ulimit -v`)"
+            "this machine has no address space for {seats} seats and {instances} instances; ask for fewer, or raise its limit (`ulimit -v`)"
         );
         return Err(Error::new(ErrorKind::Misuse, text).because([refusal.to_string()]));
     }
-    tracing::warn!(seats, %refusal, "the pool of instances cannot be had; instances are made on demand, which is slower");
+    tracing::warn!(seats, instances, %refusal, "the pool of instances cannot be had; instances are made on demand, which is slower");
     // A memory of 4 GiB each, as the pool has them, would fit no better. Small ones cost a check at each access.
     config
         .allocation_strategy(InstanceAllocationStrategy::OnDemand)
@@ -142,6 +205,7 @@ fn config(flavour: Flavour) -> Config {
         // One of the two, never both: together they cost 2.8 times the run time in a tight loop.
         .consume_fuel(flavour.fuel)
         .epoch_interruption(!flavour.fuel)
+        .memory_init_cow(flavour.image)
         .max_wasm_stack(WASM_STACK)
         .async_stack_size(STACK)
         // Proposals whose bugs made up most of the recent advisories, and which no toolchain here needs.
@@ -160,20 +224,27 @@ fn config(flavour: Flavour) -> Config {
 }
 
 /// Memories and tables that one component may have. Most of the toolchains in guests/third-party make one memory and
-/// two tables at most; componentize-qjs makes two of each, and three of each where it stubs WASI. A memory takes 4 GiB
-/// of address space for each seat of each engine: eight, with 1 000 seats and four engines, are more than there is.
+/// two tables at most; componentize-qjs makes two of each, and three of each where it stubs WASI. A call of a component
+/// takes as many slots as it has memories.
 const MEMORIES: u32 = 4;
 const TABLES: u32 = 16;
+/// Slots that stay as they were when their function is done with them, where any slot serves any function: few, so that
+/// they stay in the processor's caches.
+const SHARED_WARM: u32 = 64;
 
-/// A pool that cannot be exhausted: its counts are those of the seats, times what one component may have at most. An
-/// async call has a stack for each part that may wait, which is a seat each, and one to pass results on.
-fn pool(flavour: Flavour, seats: u32) -> PoolingAllocationConfig {
+/// A pool that cannot be exhausted: it has a slot for each instance that may be alive and some to spare. An async call has
+/// a stack for each part that may wait, which is a seat each, and one to pass results on; and an instance that waits may
+/// hold the one on which it was started.
+fn pool(flavour: Flavour, sizes: Sizes) -> PoolingAllocationConfig {
+    let slots = sizes.instances.saturating_add(slots::SPARE);
+    let calls = if flavour.asynchronous { sizes.seats.saturating_mul(2) } else { sizes.seats };
+    let keep = sizes.profile.keep();
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(seats)
-        .total_stacks(if flavour.asynchronous { seats.saturating_mul(2) } else { seats })
-        .total_core_instances(seats.saturating_mul(LoadLimits::MAX_INSTANCES))
-        .total_memories(seats.saturating_mul(MEMORIES))
-        .total_tables(seats.saturating_mul(TABLES))
+    pool.total_component_instances(slots)
+        .total_stacks(calls.saturating_add(slots::SPARE).saturating_add(slots::stacks(sizes.instances)))
+        .total_core_instances(slots.saturating_mul(LoadLimits::MAX_INSTANCES))
+        .total_memories(slots)
+        .total_tables(slots.saturating_mul(TABLES))
         .max_core_instances_per_component(LoadLimits::MAX_INSTANCES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
@@ -181,11 +252,14 @@ fn pool(flavour: Flavour, seats: u32) -> PoolingAllocationConfig {
         .max_tables_per_module(TABLES)
         // Kept resident and cleared by hand: cheaper than giving pages back and faulting them in again. Bounded, since
         // a slot that once was dirtied widely is cleared widely ever after.
-        .linear_memory_keep_resident(256 << 10)
-        .table_keep_resident(256 << 10)
+        .linear_memory_keep_resident(keep)
+        .table_keep_resident(keep)
         .pagemap_scan(wasmtime::Enabled::Auto)
         // By default 100, which makes every call a cold one for the pool once more functions than that are in use.
-        .max_unused_warm_slots(seats.saturating_mul(MEMORIES));
+        .max_unused_warm_slots(if flavour.image { slots } else { SHARED_WARM });
+    if sizes.profile == Profile::Density {
+        pool.max_memory_size(sizes.profile.memory() as usize);
+    }
     pool
 }
 

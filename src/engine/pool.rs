@@ -1,13 +1,16 @@
-//! Where instances come from: a [`Lease`] is one store, armed with its call's limits before anything of the guest runs.
+//! Where instances come from: a [`Lease`] is one store with an instance in it, in the hands of one call.
 //!
-//! Every lease is fresh: made for one call, used by it, dropped after it. The store is never used again, whatever the
-//! end was.
+//! There are three kinds. A fresh one is made for the call: armed with its limits before anything of the guest runs. A
+//! stocked one was started ahead by nobody's order (see [`stock`](super::stock)), never used, and is armed when a call
+//! takes it. A kept one served calls of the same tenant before, where the embedder asked for that (see
+//! [`reuse`](super::reuse)). But for kept ones, a store serves one call and is dropped, whatever the end was.
 
 use super::Engine;
-use super::state::{State, Stop};
+use super::reuse::{Kept, Reuse};
+use super::slots::{Room, Slots};
+use super::state::{Share, State, Stop};
+use super::stock::Stock;
 use crate::capability::Bound;
-use crate::capability::cli::Invocation;
-use crate::capability::functions::Within;
 use crate::clock::Nanos;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Resolved;
@@ -18,6 +21,9 @@ use wasmtime::{CallHook, Store, UpdateDeadline};
 
 /// Makes the embedder's imports for one call.
 pub(crate) type MakeImports = Box<dyn Fn(&mut State) -> Box<dyn Any + Send> + Send + Sync>;
+/// Finds the exports of a typed world in an instance, ahead of the call.
+pub(crate) type Prepare =
+    Box<dyn Fn(&mut Store<State>, &Instance) -> wasmtime::Result<Box<dyn Any + Send>> + Send + Sync>;
 
 /// All that a store of one function is made from; settled when the function is loaded.
 pub(crate) struct Blueprint {
@@ -27,6 +33,19 @@ pub(crate) struct Blueprint {
     pub fuel_interval: u64,
     pub bound: Arc<Bound>,
     pub imports: Option<MakeImports>,
+    pub prepare: Option<Prepare>,
+    /// Slots that one instance takes, and seats that one call does.
+    pub width: u32,
+    /// Whether code of the guest runs as it starts.
+    pub starts: bool,
+}
+
+/// The instances of one function.
+pub(crate) struct Pool {
+    pub blueprint: Blueprint,
+    pub slots: Arc<Slots>,
+    pub stock: Option<Stock>,
+    kept: Option<Kept>,
 }
 
 /// Fuel after which a guest yields: often enough for a deadline, rarely enough to cost under a sixth.
@@ -35,80 +54,208 @@ const FUEL_INTERVAL: u64 = 100_000;
 /// string can be as large as a memory.
 const COMPOSED_FUEL_INTERVAL: u64 = 1_000;
 
-/// A store of one call.
-pub(crate) struct Lease {
-    pub store: Store<State>,
-    instance: Option<Instance>,
-    fuel: Option<u64>,
-}
-
-impl Blueprint {
-    /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
-    pub(crate) fn lease(
-        &self,
-        tenant: Option<Arc<str>>,
-        invocation: Option<Box<Invocation>>,
-        deadline: Nanos,
-        within: Option<&Within>,
-    ) -> Lease {
-        let limits = &self.limits;
-        let tree = within.map(|within| within.tree.clone());
-        let mut state = State::new(limits, Arc::clone(&self.bound), tenant, deadline, tree);
-        state.invocation = invocation;
-        let mut store = Store::new(&self.engine.wasmtime, state);
-        store.limiter(|state| &mut state.budget);
-        store.set_hostcall_fuel(limits.transfer);
-        store.set_max_component_handles(limits.handles);
-        let left = within.and_then(|within| within.fuel).unwrap_or(u64::MAX);
-        let fuel = limits.fuel.map(|fuel| fuel.min(left));
-        match fuel {
-            Some(fuel) => {
-                // Neither fails on an engine that counts fuel, which is where a function with a fuel limit runs.
-                let _ = store.set_fuel(fuel).and_then(|()| store.fuel_async_yield_interval(Some(self.fuel_interval)));
-                // A host call costs no fuel: thousands of long ones fit between two yields.
-                let clock = self.bound.clock.clone();
-                store.call_hook(move |mut store, hook| {
-                    if matches!(hook, CallHook::ReturningFromHost)
-                        && (store.data().stop.is_some() || clock.now() >= deadline)
-                    {
-                        store.data_mut().stop.get_or_insert(Stop::Deadline);
-                        return Err(wasmtime::Error::msg("the call is stopped"));
-                    }
-                    Ok(())
-                });
-            }
-            None => {
-                store.set_epoch_deadline(1);
-                // Captures nothing, so that boxing it allocates nothing.
-                store.epoch_deadline_callback(|store| {
-                    Ok(if store.data().stop.is_some() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
-                });
-            }
-        }
-        Lease { store, instance: None, fuel }
-    }
-}
-
 /// Fuel after which that component's guest yields.
 pub(crate) fn fuel_interval(component: &Component) -> u64 {
     let memories = component.resources_required().map_or(0, |needs| needs.num_memories);
     if memories > 1 { COMPOSED_FUEL_INTERVAL } else { FUEL_INTERVAL }
 }
 
-impl Lease {
-    /// Starts the guest: its start functions and `realloc` run here, under the call's limits.
-    pub(crate) async fn start(&mut self, blueprint: &Blueprint) -> wasmtime::Result<()> {
-        if let Some(make) = &blueprint.imports {
-            let imports = make(self.store.data_mut());
-            self.store.data_mut().imports = Some(imports);
+/// Where a lease's instance came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Origin {
+    Fresh,
+    Stocked,
+    Kept,
+}
+
+/// A store in the hands of one call.
+pub(crate) struct Lease {
+    pub store: Store<State>,
+    instance: Option<Instance>,
+    /// The exports of a typed world, where they were found before.
+    world: Option<Box<dyn Any + Send>>,
+    fuel: Option<u64>,
+    pub origin: Origin,
+    /// Calls that it served to their end.
+    pub served: u32,
+    /// After the store: its slot is free when the store is gone.
+    room: Room,
+}
+
+impl Blueprint {
+    /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
+    fn make(&self, room: Room, bound: &Arc<Bound>) -> Lease {
+        let limits = &self.limits;
+        let mut store = Store::new(&self.engine.wasmtime, State::new(limits, Arc::clone(bound)));
+        store.limiter(|state| &mut state.budget);
+        store.set_hostcall_fuel(limits.transfer);
+        store.set_max_component_handles(limits.handles);
+        // None of these closures captures anything, so that boxing them allocates nothing.
+        if limits.fuel.is_some() {
+            // It does not fail on an engine that counts fuel, which is where a function with a fuel limit runs.
+            let _ = store.fuel_async_yield_interval(Some(self.fuel_interval));
+            // A host call costs no fuel: thousands of long ones fit between two yields.
+            store.call_hook(|mut store, hook| {
+                if matches!(hook, CallHook::ReturningFromHost) && store.data().is_over() {
+                    store.data_mut().stop.get_or_insert(Stop::Deadline);
+                    return Err(wasmtime::Error::msg("the call is stopped"));
+                }
+                Ok(())
+            });
+        } else {
+            store.epoch_deadline_callback(|store| {
+                Ok(if store.data().stop.is_some() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+            });
         }
-        self.instance = Some(blueprint.pre.instantiate_async(&mut self.store).await?);
+        Lease { store, instance: None, world: None, fuel: None, origin: Origin::Fresh, served: 0, room }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        blueprint: Blueprint,
+        slots: Arc<Slots>,
+        stock: Option<Stock>,
+        reuse: Option<Reuse>,
+    ) -> Arc<Pool> {
+        let pool = Arc::new(Pool { blueprint, slots, stock, kept: reuse.map(Kept::new) });
+        if pool.stock.is_some() || pool.kept.is_some() {
+            pool.slots.watch(&pool);
+        }
+        pool
+    }
+
+    /// A store for one call, armed for it; started already if it is a stocked or a kept one.
+    pub(crate) fn lease(self: &Arc<Pool>, share: Share) -> Lease {
+        if let Some(kept) = &self.kept
+            && let Some(mut lease) = kept.take(share.tenant.as_ref())
+        {
+            lease.origin = Origin::Kept;
+            lease.room.use_stack();
+            self.arm(&mut lease, share);
+            return lease;
+        }
+        if let Some(stock) = &self.stock
+            && let Some(mut lease) = stock.take(&share)
+        {
+            if stock.wants_more() && !share.blocking {
+                self.slots.want(self);
+            }
+            lease.origin = Origin::Stocked;
+            lease.room.use_stack();
+            self.arm(&mut lease, share);
+            return lease;
+        }
+        let mut lease = self.blueprint.make(Slots::take(&self.slots, self.blueprint.width), &self.blueprint.bound);
+        self.arm(&mut lease, share);
+        lease
+    }
+
+    /// A store that no call has asked for: what the guest does as it starts has no tenant and reaches nothing.
+    /// `None` if there is no slot to spare.
+    pub(crate) fn early(&self, deadline: Nanos) -> Option<Lease> {
+        let stock = self.stock.as_ref()?;
+        let room = Slots::take_spare(&self.slots, self.blueprint.width)?;
+        let mut lease = self.blueprint.make(room, &stock.bound);
+        lease.store.data_mut().begin_early(deadline);
+        self.fill(&mut lease, self.blueprint.limits.fuel);
+        Some(lease)
+    }
+
+    /// Sets what belongs to one call, and its limits anew.
+    fn arm(&self, lease: &mut Lease, share: Share) {
+        let left = share.fuel.unwrap_or(u64::MAX);
+        let whole = self.blueprint.limits.fuel.map(|fuel| fuel.min(left));
+        let reused = lease.origin == Origin::Kept;
+        lease.store.data_mut().begin(share, &self.blueprint.bound, reused);
+        // What a stocked guest used as it started is the call's, as it would be were it started now.
+        let spent = if lease.origin == Origin::Stocked { lease.fuel_used().unwrap_or(0) } else { 0 };
+        lease.fuel = whole;
+        self.fill(lease, whole.map(|fuel| fuel.saturating_sub(spent)));
+    }
+
+    fn fill(&self, lease: &mut Lease, fuel: Option<u64>) {
+        match fuel {
+            Some(fuel) => {
+                let _ = lease.store.set_fuel(fuel);
+                lease.fuel.get_or_insert(fuel);
+            }
+            None => lease.store.set_epoch_deadline(1),
+        }
+    }
+
+    /// Puts a started instance into the stock, if there is room.
+    pub(crate) fn put(&self, mut lease: Lease) {
+        if let Some(stock) = &self.stock
+            && (!self.blueprint.starts || lease.room.keep_stack())
+        {
+            stock.put(lease);
+        }
+    }
+
+    /// Takes a store back whose call ended as its guest meant it to, or drops it.
+    pub(crate) fn retire(&self, mut lease: Lease, well: bool, now: Nanos) {
+        lease.served += 1;
+        if well
+            && let Some(kept) = &self.kept
+            && lease.room.keep_stack()
+        {
+            lease.store.data_mut().end(true);
+            kept.put(lease, now);
+        } else if lease.origin == Origin::Stocked {
+            // Dropping the store takes longer than the rest of such a call: not here, where somebody waits for the answer.
+            lease.store.data_mut().end(false);
+            self.slots.drop_later(lease);
+        }
+    }
+
+    /// Instances that wait for a call.
+    pub(crate) fn idle(&self) -> usize {
+        self.stock.as_ref().map_or(0, Stock::len) + self.kept.as_ref().map_or(0, Kept::len)
+    }
+
+    /// Gives up one instance that waits; says whether there was one.
+    pub(super) fn evict(&self) -> bool {
+        let kept = self.kept.as_ref().and_then(Kept::evict);
+        kept.or_else(|| self.stock.as_ref().and_then(Stock::evict)).is_some()
+    }
+
+    /// Drops what has waited for too long, and lets the stock shrink while nobody calls. Says whether there is more to
+    /// wait for.
+    pub(crate) fn tidy(&self, now: Nanos) -> bool {
+        let kept = self.kept.as_ref().is_some_and(|kept| kept.expire(now));
+        let stock = self.stock.as_ref().is_some_and(|stock| stock.shrink(now));
+        kept || stock
+    }
+}
+
+impl Lease {
+    pub(crate) fn is_started(&self) -> bool {
+        self.instance.is_some()
+    }
+
+    /// Starts the guest: its start functions and `realloc` run here, under the call's limits.
+    pub(crate) async fn start(&mut self, pre: &InstancePre<State>) -> wasmtime::Result<()> {
+        self.instance = Some(pre.instantiate_async(&mut self.store).await?);
+        Ok(())
+    }
+
+    /// Finds the exports of a typed world ahead of the call.
+    pub(crate) fn prepare(&mut self, blueprint: &Blueprint) -> wasmtime::Result<()> {
+        if let (Some(prepare), Some(instance)) = (&blueprint.prepare, &self.instance) {
+            self.world = Some(prepare(&mut self.store, instance)?);
+        }
         Ok(())
     }
 
     /// The instance, which there is once [`start`](Lease::start) has succeeded.
     pub(crate) fn instance(&self) -> Result<Instance> {
         self.instance.ok_or_else(|| Error::new(ErrorKind::Internal, "the instance was not started; please report this"))
+    }
+
+    /// The exports of a typed world where they were found before, and the store.
+    pub(crate) fn world<W: 'static>(&mut self) -> (Option<&W>, &mut Store<State>) {
+        (self.world.as_ref().and_then(|world| world.downcast_ref()), &mut self.store)
     }
 
     /// Fuel used so far, for a function that counts it.

@@ -75,6 +75,7 @@ async fn invoke(
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
     store.data_mut().count_host_call();
+    store.data_mut().in_call()?;
     let exceeded = |limit, text: &str| Unanswered { kind: ErrorKind::LimitExceeded(limit), text: text.to_owned() };
     if args.iter().map(value::count).sum::<usize>() > MAX_VALUES {
         return Err(exceeded(Limit::Transfer, "its arguments have more values than pass at once").into());

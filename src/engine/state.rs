@@ -34,6 +34,7 @@ pub struct State {
     pub(crate) bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
     deadline: Nanos,
+    early: Early,
     /// Made when the guest first calls another function, unless it was called by one.
     tree: Option<Tree>,
     /// Drawn when somebody asks.
@@ -43,6 +44,28 @@ pub struct State {
     pub(crate) flow: Option<Arc<Flow>>,
     view: Option<Box<View>>,
     pub(crate) imports: Option<Box<dyn Any + Send>>,
+}
+
+/// Whether the guest starts before there is a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Early {
+    No,
+    Yes,
+    /// It called what only a call can answer.
+    TooEarly,
+}
+
+/// What belongs to one call.
+#[derive(Default)]
+pub(crate) struct Share {
+    pub tenant: Option<Arc<str>>,
+    pub deadline: Nanos,
+    pub tree: Option<Tree>,
+    /// Fuel that is left to the call that this one is made for.
+    pub fuel: Option<u64>,
+    pub invocation: Option<Box<Invocation>>,
+    /// Whether the caller's thread has time for the stock itself, after the answer.
+    pub blocking: bool,
 }
 
 /// Bytes of both bodies of one http exchange, as they pass.
@@ -62,13 +85,8 @@ pub(crate) enum Stop {
 }
 
 impl State {
-    pub(crate) fn new(
-        limits: &Resolved,
-        bound: Arc<Bound>,
-        tenant: Option<Arc<str>>,
-        deadline: Nanos,
-        tree: Option<Tree>,
-    ) -> State {
+    /// The state of a store that serves no call yet.
+    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>) -> State {
         State {
             budget: Budget::new(limits.memory),
             host_calls: 0,
@@ -80,14 +98,90 @@ impl State {
             stop: None,
             denials: None,
             bound,
-            tenant,
-            deadline,
-            tree,
+            tenant: None,
+            deadline: Nanos::default(),
+            early: Early::No,
+            tree: None,
             call_id: None,
             invocation: None,
             flow: None,
             view: None,
             imports: None,
+        }
+    }
+
+    /// The guest starts, and no call has asked for it: what it may reach is `bound` to nothing.
+    pub(crate) fn begin_early(&mut self, deadline: Nanos) {
+        self.early = Early::Yes;
+        self.deadline = deadline;
+    }
+
+    /// Whether a guest that starts early called what only a call can answer.
+    pub(crate) fn was_too_early(&self) -> bool {
+        self.early == Early::TooEarly
+    }
+
+    /// Sets what belongs to one call.
+    pub(crate) fn begin(&mut self, share: Share, bound: &Arc<Bound>, reused: bool) {
+        let Share { tenant, deadline, tree, invocation, fuel: _, blocking: _ } = share;
+        (self.tenant, self.deadline, self.tree, self.invocation) = (tenant, deadline, tree, invocation);
+        if reused {
+            self.budget.begin();
+            (self.host_calls, self.bytes_in, self.bytes_out, self.flow, self.call_id) = (0, 0, 0, None, None);
+        }
+        if self.early != Early::No {
+            self.early = Early::No;
+            self.bound = Arc::clone(bound);
+        }
+        if let Some(mut view) = self.view.take() {
+            let call_id = self.call_id();
+            let denials = bound.denials(self.tenant.clone(), call_id);
+            view.begin(
+                bound,
+                Call {
+                    tenant: self.tenant.as_ref(),
+                    call_id,
+                    invocation: None,
+                    max_log: self.max_log,
+                    max_handles: self.max_handles,
+                    denials: denials.clone(),
+                },
+            );
+            (self.view, self.denials) = (Some(view), Some(denials));
+        }
+    }
+
+    /// The call is over: what is its own goes now, even if the store is dropped later. `kept` says that the guest serves
+    /// another call, with what it holds.
+    pub(crate) fn end(&mut self, kept: bool) {
+        guarded("the destructor of an import", || drop(self.imports.take()));
+        if !kept {
+            guarded("the destructor of a body", || drop(self.view.take()));
+        }
+    }
+
+    /// Whether the time of the call is up, or it is to stop for another reason.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stop.is_some() || self.bound.clock.now() >= self.deadline
+    }
+
+    /// Whether the guest has looked at its environment, or used a capability.
+    pub(crate) fn has_view(&self) -> bool {
+        self.view.is_some()
+    }
+
+    pub(crate) fn tenant(&self) -> Option<&Arc<str>> {
+        self.tenant.as_ref()
+    }
+
+    /// Fails where there is no call that could answer.
+    pub(crate) fn in_call(&mut self) -> Result<(), TooEarly> {
+        match self.early {
+            Early::No => Ok(()),
+            _ => {
+                self.early = Early::TooEarly;
+                Err(TooEarly::somewhere())
+            }
         }
     }
 
@@ -150,8 +244,7 @@ impl Drop for State {
     /// A panic in a destructor of the embedder's imports, or of a request body of theirs, would leave the store half
     /// dropped and lose its slot in the pool.
     fn drop(&mut self) {
-        guarded("the destructor of an import", || drop(self.imports.take()));
-        guarded("the destructor of a body", || drop(self.view.take()));
+        self.end(false);
     }
 }
 
@@ -162,6 +255,12 @@ fn next_call_id() -> u64 {
 
 impl Reach for State {
     fn view(&mut self) -> &mut View {
+        // The view of a guest that starts early is bound to nothing, so that nothing happens; and then it is given up.
+        let _ = self.in_call();
+        self.log_view()
+    }
+
+    fn log_view(&mut self) -> &mut View {
         self.count_host_call();
         self.own_view()
     }
@@ -192,7 +291,7 @@ impl Reach for State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.view().wasi()
+        self.log_view().wasi()
     }
 }
 
@@ -201,3 +300,31 @@ impl WasiHttpView for State {
         self.view().http()
     }
 }
+
+/// A guest that starts before there is a call has called what only a call can answer.
+#[derive(Debug)]
+pub(crate) struct TooEarly(Option<String>);
+
+impl TooEarly {
+    /// It called that import.
+    pub(super) fn at(import: String) -> TooEarly {
+        TooEarly(Some(import))
+    }
+
+    /// It called some import.
+    pub(crate) fn somewhere() -> TooEarly {
+        TooEarly(None)
+    }
+}
+
+impl std::fmt::Display for TooEarly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let import = self.0.as_deref().unwrap_or("an import");
+        write!(
+            f,
+            "as it starts, it calls {import}, when there is no call yet and only clocks, randomness, its environment and logs answer"
+        )
+    }
+}
+
+impl std::error::Error for TooEarly {}

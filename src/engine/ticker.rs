@@ -1,21 +1,21 @@
 //! The one thread of a Host: it moves the engines' epochs and wakes calls whose deadline has come.
 //!
-//! It ticks while calls run and for [`IDLE_TICKS`] more, so that single calls do not pay for waking it; then it sleeps
-//! until the next call enters.
+//! It ticks while calls are polled or wait for an instant, and for [`IDLE_TICKS`] more, so that single calls do not pay
+//! for waking it; then it sleeps until the next call.
 
 use crate::clock::{Clock, Nanos};
 use crate::foreign::guarded;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 use wasmtime::EngineWeak;
 
-/// Ticks without a running call after which the thread sleeps.
+/// Ticks without a call after which the thread sleeps.
 const IDLE_TICKS: u32 = 64;
 
 /// Handle to the thread, which ends when it is dropped.
@@ -26,7 +26,8 @@ pub(crate) struct Ticker {
 struct Shared {
     clock: Clock,
     tick: Duration,
-    running: AtomicUsize,
+    /// Whether a call was polled since the last tick.
+    active: AtomicBool,
     asleep: AtomicBool,
     stopped: AtomicBool,
     thread: OnceLock<Thread>,
@@ -47,7 +48,7 @@ impl Ticker {
         let shared = Arc::new(Shared {
             clock,
             tick,
-            running: AtomicUsize::new(0),
+            active: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -66,18 +67,6 @@ impl Ticker {
     /// Ticks that engine's epoch from now on, for as long as it lives.
     pub(crate) fn drive(&self, engine: EngineWeak) {
         self.shared.engines.lock().push(engine);
-    }
-
-    /// Keeps the ticker awake for as long as the answer lives.
-    pub(crate) fn enter(&self) -> Running<'_> {
-        self.shared.running.fetch_add(1, Ordering::SeqCst);
-        if self.shared.asleep.load(Ordering::SeqCst)
-            && self.shared.asleep.swap(false, Ordering::SeqCst)
-            && let Some(thread) = self.shared.thread.get()
-        {
-            thread.unpark();
-        }
-        Running { shared: &self.shared }
     }
 
     /// Whether nothing has run for so long that the thread sleeps.
@@ -107,7 +96,7 @@ impl Shared {
             thread::park_timeout(self.tick);
             self.engines.lock().retain(|engine| engine.upgrade().map(|engine| engine.increment_epoch()).is_some());
             self.ring();
-            idle = if self.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+            idle = if self.active.swap(false, Ordering::SeqCst) || self.is_awaited() { 0 } else { idle + 1 };
             if idle > IDLE_TICKS {
                 self.sleep();
                 idle = 0;
@@ -115,11 +104,35 @@ impl Shared {
         }
     }
 
-    /// Says so, looks once more whether somebody entered meanwhile, and sleeps until somebody clears the flag. Either
-    /// that look sees the new call, or the new call sees the flag.
+    #[inline]
+    fn stay_awake(&self) {
+        // What is seen here may be older than a tick, but not by IDLE_TICKS: a guest that computes is polled again at the
+        // next tick, and what waits has its instant in the list.
+        if !self.active.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        self.active.store(true, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst)
+            && self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        !self.alarms.lock().due.is_empty()
+    }
+
+    /// Says so, looks once more whether somebody came meanwhile, and sleeps until somebody clears the flag. Either that
+    /// look sees the call, or the call sees the flag.
     fn sleep(&self) {
         self.asleep.store(true, Ordering::SeqCst);
-        if self.running.load(Ordering::SeqCst) > 0 {
+        if self.active.load(Ordering::SeqCst) || self.is_awaited() {
             self.asleep.store(false, Ordering::SeqCst);
             return;
         }
@@ -142,17 +155,6 @@ impl Shared {
     }
 }
 
-/// Proof that a call runs; see [`Ticker::enter`].
-pub(crate) struct Running<'a> {
-    shared: &'a Shared,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.shared.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Wakes one task at one instant. Costs nothing until it is set.
 pub(crate) struct Alarm<'a> {
     shared: &'a Shared,
@@ -160,6 +162,13 @@ pub(crate) struct Alarm<'a> {
 }
 
 impl Alarm<'_> {
+    /// Keeps the ticker awake for [`IDLE_TICKS`] more. To be called at each poll of a call; costs a load, but for the
+    /// first poll of a tick.
+    #[inline]
+    pub(crate) fn stay_awake(&self) {
+        self.shared.stay_awake();
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         self.set.is_some()
     }
@@ -181,6 +190,8 @@ impl Alarm<'_> {
         let key = (instant, alarms.next);
         alarms.due.insert(key, waker.clone());
         drop(alarms);
+        // The ticker may have found the list empty just before.
+        self.shared.wake();
         self.set = Some((key, waker));
     }
 

@@ -2,7 +2,7 @@
 
 use super::import::Unfit;
 use super::linker::Refused;
-use super::state::{State, Stop};
+use super::state::{State, Stop, TooEarly};
 use crate::capability::functions::Unanswered;
 use crate::error::{Error, ErrorKind, Limit};
 use crate::limits::Resolved;
@@ -91,6 +91,11 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
     }
     if let Some(unfit) = error.downcast_ref::<Unfit>() {
         return Error::new(ErrorKind::Misuse, unfit.to_string());
+    }
+    if let Some(early) = error.downcast_ref::<TooEarly>() {
+        let text =
+            format!("it cannot be prewarmed: {early}; remove `.prewarm(..)`, or have it do that when it is called");
+        return Error::new(ErrorKind::Misuse, text);
     }
     if let Some(unanswered) = error.downcast_ref::<Unanswered>() {
         return Error::new(unanswered.kind, format!("it called another function: {unanswered}"));

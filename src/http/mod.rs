@@ -56,7 +56,7 @@ impl Function {
         B::Error: fmt::Display,
     {
         self.require(Kind::Http, "http", "wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3")?;
-        let limits = &self.inner().blueprint.limits;
+        let limits = self.inner().limits();
         let flow = Arc::new(Flow::default());
         let (mut parts, body) = request.into_parts();
         if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
@@ -78,9 +78,9 @@ impl Function {
             let inner = function.inner();
             call::run(inner, function.options(), None, async |lease| {
                 lease.store.data_mut().flow = Some(Arc::clone(&counted));
-                let served = serve(lease, &inner.blueprint, request, head, was_read).await;
+                let served = serve(lease, &inner.entry, request, head, was_read).await;
                 match counted.cut.load(Ordering::Relaxed) {
-                    true => Err(too_much_input(inner.blueprint.limits.input).into()),
+                    true => Err(too_much_input(inner.limits().input).into()),
                     false => served,
                 }
             })

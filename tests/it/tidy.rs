@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["store", "bindings"],
     &["capability"],
     &["engine", "context"],
-    &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
+    &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable"],
     &["testkit"],
 ];
 /// Decisions apart from I/O.

@@ -27,6 +27,7 @@ use disk::{Disk, Shares};
 use fail::{Code, Fail, Outcome, Rule};
 use ledger::Quota;
 use node::{Node, check};
+use parking_lot::Mutex;
 use scratch::Space;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -288,7 +289,7 @@ impl Granted {
             Wipe(tree)
         });
         let (jobs, opens) = (Semaphore::new(MAX_JOBS).into(), Semaphore::new(MAX_OPEN).into());
-        Files { trees, desk: Some(Arc::new(Desk { jobs, opens, denials })), _scratch: scratch }
+        Files { trees, desk: Some(Arc::new(Desk { jobs, opens, denials: Mutex::new(denials) })), _scratch: scratch }
     }
 }
 
@@ -315,6 +316,13 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Another call begins in the same instance.
+    pub(super) fn begin(&mut self, denials: &Denials) {
+        if let Some(desk) = &self.desk {
+            *desk.denials.lock() = denials.clone();
+        }
+    }
+
     /// Descriptors of what was granted, and where the guest finds them.
     fn roots(&self) -> Vec<(Node, String)> {
         let Some(desk) = &self.desk else { return Vec::new() };
@@ -425,7 +433,7 @@ fn told(node: &Node, asked: &str, fail: Fail) -> Code {
     let (host, named) = (quoted(&host.to_string_lossy()), quoted(guest));
     let what = if path.is_empty() { String::new() } else { format!("\"{path}\" ") };
     let denial = |why: String| Denial::new(&format!("wasi:filesystem#{asked} {what}in \"{guest}\""), &why);
-    node.desk.denials.push(match rule {
+    node.desk.denials.lock().push(match rule {
         Rule::ReadOnly => denial(format!("\"{guest}\" was granted to be read only")).allowed_by(
             &format!("`.grant(Dir::read_write({host}, {named}))`"),
             Some(&format!("files = [{{ host = {host}, guest = {named}, mode = \"rw\" }}]")),

@@ -340,7 +340,8 @@ pub(super) struct Desk {
     pub jobs: Arc<Semaphore>,
     /// Descriptors that may still be opened.
     pub opens: Arc<Semaphore>,
-    pub denials: crate::denial::Denials,
+    /// Of the call that runs.
+    pub denials: Mutex<crate::denial::Denials>,
 }
 
 impl Desk {

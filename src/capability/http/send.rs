@@ -54,6 +54,11 @@ impl Outgoing {
         Outgoing { egress, keyring, tenant, denials, placeholders: Placeholders::default(), in_flight: Vec::new() }
     }
 
+    /// Another call begins in the same instance. What it has in flight still counts.
+    pub(in crate::capability) fn begin(&mut self, denials: &Denials) {
+        self.denials = denials.clone();
+    }
+
     /// Decides about a request. Nothing is sent.
     fn admit(&mut self, request: Request<WasiBody>) -> Result<Exchange, Error> {
         let Some(egress) = &self.egress else { return Err(Error::HttpRequestDenied) };

@@ -128,6 +128,12 @@ impl Survey {
                 signatures.imports(section)?;
             }
             Payload::GlobalSection(section) => self.define(section.count())?,
+            Payload::StartSection { .. } => self.facts.starts = true,
+            Payload::DataSection(section) => {
+                for data in section {
+                    self.facts.data = self.facts.data.saturating_add(data?.data.len() as u64);
+                }
+            }
             Payload::InstanceSection(section) => {
                 for instance in section {
                     if let Instance::Instantiate { .. } = instance? {

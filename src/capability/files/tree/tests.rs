@@ -23,7 +23,7 @@ pub(in super::super) fn tree(path: &Path, quota: Quota) -> Arc<Node> {
     let tree = Tree::granted(dir, path.to_owned(), "/d".to_owned(), Some(quota), shares).unwrap();
     let (jobs, opens) = (Semaphore::new(4).into(), Semaphore::new(16).into());
     let denials = Denials::new(Arc::default(), "f".into(), None, 0);
-    Arc::new(Node::root(Arc::new(tree), Arc::new(Desk { jobs, opens, denials })))
+    Arc::new(Node::root(Arc::new(tree), Arc::new(Desk { jobs, opens, denials: Mutex::new(denials) })))
 }
 
 pub(in super::super) const QUOTA: Quota = Quota { bytes: 60, entries: 8 };

@@ -1,0 +1,150 @@
+//! Instances that were started ahead and never used: with them a fresh call costs what a warm one does.
+
+use super::pool::Lease;
+use super::state::Share;
+use crate::capability::Bound;
+use crate::clock::Nanos;
+use crossbeam_queue::ArrayQueue;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The stock of one function.
+pub(crate) struct Stock {
+    ready: ArrayQueue<Lease>,
+    /// What a guest may reach as it starts, when there is no call.
+    pub bound: Arc<Bound>,
+    /// How many to have.
+    level: AtomicU32,
+    /// Calls that found none, since the refiller last looked.
+    missed: AtomicU32,
+    /// Whether somebody fills it, or was told to.
+    asked: AtomicBool,
+    /// When an instance was last taken or missed, as the refiller saw it.
+    used: AtomicU64,
+    /// Not before this instant: the last start failed.
+    pause: AtomicU64,
+}
+
+/// Somebody fills the stock.
+pub(crate) struct Filling<'a>(&'a Stock);
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.0.asked.store(false, Ordering::Release);
+    }
+}
+
+/// How long nobody has to call for the stock to shrink by half.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long no instance is started after one has failed to.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Stock {
+    pub(crate) fn new(most: u32, bound: Arc<Bound>) -> Stock {
+        Stock {
+            ready: ArrayQueue::new(most.max(1) as usize),
+            bound,
+            level: AtomicU32::new(most),
+            missed: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            pause: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// An instance for that call. A guest that has looked at its environment has not seen what this call brings along.
+    pub(super) fn take(&self, share: &Share) -> Option<Lease> {
+        let Some(lease) = self.ready.pop() else {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        match share.invocation.is_some() && lease.store.data().has_view() {
+            true => None,
+            false => Some(lease),
+        }
+    }
+
+    /// Whether the refiller is to be told, now that one was taken: once, when less than half is left.
+    pub(super) fn wants_more(&self) -> bool {
+        self.is_low() && !self.asked.load(Ordering::Relaxed) && self.claim()
+    }
+
+    /// Whether nobody fills it already; then the caller does.
+    pub(crate) fn claim(&self) -> bool {
+        !self.asked.swap(true, Ordering::Acquire)
+    }
+
+    /// To be held by whoever fills it, who has [claimed](Stock::claim) that, or was told by somebody who had.
+    pub(crate) fn filling(&self) -> Filling<'_> {
+        Filling(self)
+    }
+
+    pub(super) fn evict(&self) -> Option<Lease> {
+        self.ready.pop()
+    }
+
+    /// How many are missing; for whoever is about to make them.
+    pub(crate) fn missing(&self, now: Nanos) -> usize {
+        if now < Nanos::from_raw(self.pause.load(Ordering::Relaxed)) {
+            return 0;
+        }
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        let (level, len) = (self.level.load(Ordering::Relaxed), self.ready.len());
+        if missed > 0 || len < level as usize {
+            self.used.store(now.to_raw(), Ordering::Relaxed);
+        }
+        let level = grown(level, missed, self.ready.capacity() as u32);
+        self.level.store(level, Ordering::Relaxed);
+        (level as usize).saturating_sub(len)
+    }
+
+    /// Whether less than half is there.
+    pub(crate) fn is_low(&self) -> bool {
+        self.ready.len() * 2 < self.level.load(Ordering::Relaxed) as usize
+    }
+
+    /// Puts one in, if there is room.
+    pub(super) fn put(&self, lease: Lease) {
+        drop(self.ready.push(lease));
+    }
+
+    /// An instance could not be started.
+    pub(crate) fn failed(&self, now: Nanos) {
+        self.pause.store(now.plus(PAUSE).to_raw(), Ordering::Relaxed);
+    }
+
+    /// Lets it shrink if nobody has called for long; says whether it could shrink further.
+    pub(super) fn shrink(&self, now: Nanos) -> bool {
+        let level = self.level.load(Ordering::Relaxed);
+        if now.since(Nanos::from_raw(self.used.load(Ordering::Relaxed))) >= IDLE && level > 1 {
+            let smaller = level.div_ceil(2);
+            self.level.store(smaller, Ordering::Relaxed);
+            self.used.store(now.to_raw(), Ordering::Relaxed);
+            while self.ready.len() > smaller as usize && self.ready.pop().is_some() {}
+        }
+        self.level.load(Ordering::Relaxed) > 1
+    }
+}
+
+/// A level that calls found too low: twice as high as it was, as often as it takes for those that missed.
+fn grown(level: u32, missed: u32, most: u32) -> u32 {
+    match missed {
+        0 => level,
+        missed => level.saturating_add(missed.max(level)).min(most),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stock_grows_with_those_that_missed_up_to_its_bound() {
+        assert_eq!([grown(4, 0, 64), grown(4, 1, 64), grown(4, 20, 64), grown(40, 20, 64)], [4, 8, 24, 64]);
+    }
+}
