@@ -8,8 +8,9 @@
 
 use isopod::{Host, ms};
 
-mod echo;
-use echo::{ECHO, Echo};
+#[path = "cases/guests.rs"]
+mod guests;
+use guests::{ECHO, Echo};
 
 fn main() {
     // `cargo bench` and `cargo test` pass flags of their own.

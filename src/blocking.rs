@@ -1,16 +1,20 @@
 //! For callers without async: [`block_on`].
 
 use crate::error::{Error, ErrorKind, Result};
-use std::cell::OnceCell;
+use crate::future::BoxFuture;
+use std::cell::{OnceCell, RefCell};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 thread_local! {
     /// Kept for the thread's life: making one takes longer than most calls.
     static RUNTIME: OnceCell<Runtime> = const { OnceCell::new() };
+    /// What this thread is to do when it has its answer; `None` where it is not in [`block_on`].
+    static AFTERWARDS: RefCell<Option<Vec<BoxFuture<'static, ()>>>> = const { RefCell::new(None) };
 }
 
 /// Runs one of this crate's futures to its end on this thread, with a runtime of the thread's own, which has one worker
-/// thread besides.
+/// thread besides. Where a call left less than half of what [`prewarm`](crate::FunctionBuilder::prewarm) keeps ready, this
+/// thread fills it up before it returns.
 ///
 /// # Errors
 /// [`ErrorKind::Misuse`] inside an async runtime, where blocking would stop other tasks: use `.await` there, or
@@ -34,6 +38,45 @@ pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
                 cell.get_or_init(|| made)
             }
         };
-        runtime.block_on(future)
+        let open = Open::new();
+        let answer = runtime.block_on(future);
+        for work in open.close() {
+            runtime.block_on(work);
+        }
+        answer
     })
+}
+
+/// Has this thread do some work with `it` when it has its answer. Gives `it` back where the thread is not in [`block_on`], or
+/// has enough to do.
+pub(crate) fn afterwards<T>(it: T, work: impl FnOnce(T) -> BoxFuture<'static, ()>) -> std::result::Result<(), T> {
+    /// As each fills one function's stock, and a call of one function rarely calls more others.
+    const MOST: usize = 8;
+    AFTERWARDS.with_borrow_mut(|list| match list {
+        Some(list) if list.len() < MOST => {
+            list.push(work(it));
+            Ok(())
+        }
+        _ => Err(it),
+    })
+}
+
+/// This thread is in [`block_on`].
+struct Open;
+
+impl Open {
+    fn new() -> Open {
+        AFTERWARDS.set(Some(Vec::new()));
+        Open
+    }
+
+    fn close(self) -> Vec<BoxFuture<'static, ()>> {
+        AFTERWARDS.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        AFTERWARDS.set(None);
+    }
 }

@@ -9,12 +9,14 @@ use crate::clock::{Clock, Nanos};
 use crate::engine::Pre;
 use crate::engine::pool::{Lease, Origin, Pool};
 use crate::engine::state::{Share, State, TooEarly};
+use crate::engine::stock::Claim;
 use crate::engine::ticker::{Alarm, Ticker, Until};
 use crate::engine::trap::{self, Fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::foreign::guarded;
 use crate::function::Inner;
 use crate::limits::Resolved;
+use crate::refiller;
 use crate::usage::{Output, Receipt, Reply, Usage};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,19 +34,12 @@ pub struct Options {
     deadline: Option<Duration>,
     /// For a call that a guest makes.
     within: Option<Within>,
-    /// Whether the caller's thread has time after the answer.
-    blocking: bool,
 }
 
 impl Options {
     /// Those of a call that a guest makes.
     pub(crate) fn nested(tenant: Option<Arc<str>>, within: Within) -> Options {
-        Options { tenant, deadline: None, within: Some(within), blocking: false }
-    }
-
-    /// Those of a call whose thread has time after the answer.
-    pub(crate) fn blocking(&self) -> Options {
-        Options { blocking: true, ..self.clone() }
+        Options { tenant, deadline: None, within: Some(within) }
     }
 
     /// Whom the call is for.
@@ -80,7 +75,7 @@ pub(crate) async fn run<R>(
     invocation: Option<Box<Invocation>>,
     work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
 ) -> Result<Reply<R>> {
-    let host = &*function.host;
+    let host = &function.host;
     let started = host.clock.now();
     let blueprint = &function.pool.blueprint;
     let limits = &blueprint.limits;
@@ -99,9 +94,11 @@ pub(crate) async fn run<R>(
         tree: within.map(|within| within.tree.clone()),
         fuel: within.and_then(|within| within.fuel),
         invocation,
-        blocking: options.blocking,
     };
     let lease = call.lease.insert(function.pool.lease(share));
+    if let Some(claim) = Claim::if_low(&function.pool) {
+        refiller::fill_later(claim, host);
+    }
     let end = {
         let work = pin!(Some(async move {
             if let Some(make) = &blueprint.imports {

@@ -111,11 +111,6 @@ impl Inner {
     pub(crate) fn limits(&self) -> &Resolved {
         &self.pool.blueprint.limits
     }
-
-    /// Does the refiller's work for this function: when less than half of its stock is there, or in any case.
-    async fn assist(&self, any: bool) {
-        refiller::assist(&self.pool, any, &self.host.clock, &self.host.ticker).await;
-    }
 }
 
 impl Function {
@@ -169,22 +164,22 @@ impl Function {
         call::run(&self.inner, &self.options, None, work).await
     }
 
-    /// [`call`](Function::call) for callers without async. See [`block_on`](crate::block_on). With
-    /// [`prewarm`](FunctionBuilder::prewarm), a call that finds less than half of the stock fills it up before it returns.
+    /// [`call`](Function::call) for callers without async. See [`block_on`](crate::block_on).
     pub fn call_blocking<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
-        let this = self.with_options(self.options.blocking());
-        crate::block_on(async move {
-            let reply = this.call(export, args).await;
-            this.inner.assist(false).await;
-            reply
-        })
+        crate::block_on(self.call(export, args))
+    }
+
+    /// Instances that wait for a call: those that [`prewarm`](FunctionBuilder::prewarm) has ready, and those that
+    /// [`reuse`](FunctionBuilder::reuse) keeps.
+    pub fn idle(&self) -> usize {
+        self.inner.pool.idle()
     }
 
     /// Starts what is missing of the instances that [`prewarm`](FunctionBuilder::prewarm) keeps ready, here and now. A
     /// thread of the host does that by itself; where calls come from a loop that has time after each answer, this is
     /// quicker, as the instance stays with the processor that will use it. Without prewarm it does nothing.
     pub async fn restock(&self) {
-        self.inner.assist(true).await;
+        refiller::fill_now(&self.inner.pool, &self.inner.host).await;
     }
 
     pub(crate) fn inner(&self) -> &Inner {

@@ -1,14 +1,19 @@
 //! The thread of a Host that starts instances ahead of calls, and drops those that calls have used or that nobody used
 //! for too long. There is none until a function is loaded that asks for one of these.
 //!
-//! Whoever has time after an answer can do the same work: [`assist`] for one function.
+//! Whoever has time after an answer does that work itself, for the function that it called: a thread in
+//! [`block_on`](crate::block_on), and a loop by [`Function::restock`](crate::Function::restock). The instance then stays
+//! with the processor that will use it.
 
+use crate::blocking;
 use crate::call;
 use crate::clock::Clock;
 use crate::engine::pool::Pool;
 use crate::engine::slots::Slots;
+use crate::engine::stock::Claim;
 use crate::engine::ticker::Ticker;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
@@ -63,11 +68,11 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
     let mut waiting = true;
     while !slots.is_closed() {
         slots.drop_used();
-        while let Some(pool) = slots.wanted() {
+        while let Some(claim) = slots.wanted() {
             waiting = true;
             filling.push(async move {
                 if let Some(ticker) = ticker.upgrade() {
-                    fill(&pool, clock, &ticker).await;
+                    fill(claim.pool(), clock, &ticker).await;
                 }
             });
         }
@@ -86,9 +91,7 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
 
 /// Starts as many instances as the stock is short of.
 async fn fill(pool: &Pool, clock: &Clock, ticker: &Ticker) {
-    let Some(stock) = &pool.stock else { return };
-    let _filling = stock.filling();
-    if let Err(error) = start_missing(pool, clock, ticker).await {
+    if let (Err(error), Some(stock)) = (start_missing(pool, clock, ticker).await, &pool.stock) {
         stock.failed(clock.now());
         let function = &*pool.blueprint.bound.function;
         tracing::warn!(function, %error, "an instance could not be started ahead; none is for a while");
@@ -112,11 +115,25 @@ pub(crate) async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -
     Ok(())
 }
 
-/// Does the refiller's work for one function, if nobody else does: when less than half of its stock is there, or in any
-/// case.
-pub(crate) async fn assist(pool: &Pool, any: bool, clock: &Clock, ticker: &Ticker) {
-    if pool.stock.as_ref().is_some_and(|stock| (any || stock.is_low()) && stock.claim()) {
-        pool.slots.drop_used();
-        fill(pool, clock, ticker).await;
+/// Has a stock filled: by this thread, when it has its answer, or by the refiller.
+#[cold]
+pub(crate) fn fill_later(claim: Claim, host: &Arc<host::Inner>) {
+    let afterwards = blocking::afterwards(claim, |claim| {
+        let host = Arc::clone(host);
+        Box::pin(async move {
+            host.slots.drop_used();
+            fill(claim.pool(), &host.clock, &host.ticker).await;
+        })
+    });
+    if let Err(claim) = afterwards {
+        host.slots.want(claim);
     }
+}
+
+/// Fills a stock now, whoever else does.
+pub(crate) async fn fill_now(pool: &Arc<Pool>, host: &host::Inner) {
+    host.slots.drop_used();
+    // So that the refiller is not told meanwhile; where it was told before, both do what they can.
+    let _claim = Claim::on(pool);
+    fill(pool, &host.clock, &host.ticker).await;
 }

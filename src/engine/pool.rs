@@ -126,7 +126,7 @@ impl Pool {
     }
 
     /// A store for one call, armed for it; started already if it is a stocked or a kept one.
-    pub(crate) fn lease(self: &Arc<Pool>, share: Share) -> Lease {
+    pub(crate) fn lease(&self, share: Share) -> Lease {
         if let Some(kept) = &self.kept
             && let Some(mut lease) = kept.take(share.tenant.as_ref())
         {
@@ -138,9 +138,6 @@ impl Pool {
         if let Some(stock) = &self.stock
             && let Some(mut lease) = stock.take(&share)
         {
-            if stock.wants_more() && !share.blocking {
-                self.slots.want(self);
-            }
             lease.origin = Origin::Stocked;
             lease.room.use_stack();
             self.arm(&mut lease, share);

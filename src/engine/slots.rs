@@ -4,6 +4,7 @@
 //! slot unasked. Where that is one too many, an instance goes that only waits: of the function with most of them.
 
 use super::pool::{Lease, Pool};
+use super::stock::Claim;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -22,7 +23,7 @@ pub(super) fn stacks(instances: u32) -> u32 {
 }
 
 /// Used instances that wait to be dropped by the refiller. They hold their slots.
-const USED: usize = 32;
+const USED: usize = 256;
 /// Pools with waiting instances that are looked at, to find the one that has most.
 const LOOK: usize = 8;
 
@@ -35,7 +36,7 @@ pub(crate) struct Slots {
     next: AtomicUsize,
     used: ArrayQueue<Lease>,
     /// Pools whose stock is low.
-    wanted: SegQueue<Arc<Pool>>,
+    wanted: SegQueue<Claim>,
     closed: AtomicBool,
     /// Rung when there is something to do for the refiller.
     pub bell: Notify,
@@ -143,6 +144,9 @@ impl Slots {
     /// Has the refiller drop it; here, if that is behind.
     pub(super) fn drop_later(&self, lease: Lease) {
         drop(self.used.push(lease));
+        if self.used.len() == USED / 2 {
+            self.bell.notify_one();
+        }
     }
 
     /// Drops what calls have used.
@@ -152,9 +156,9 @@ impl Slots {
         }
     }
 
-    /// Has the refiller look after a pool.
-    pub(super) fn want(&self, pool: &Arc<Pool>) {
-        self.wanted.push(Arc::clone(pool));
+    /// Has the refiller fill a stock.
+    pub(crate) fn want(&self, claim: Claim) {
+        self.wanted.push(claim);
         self.bell.notify_one();
     }
 
@@ -168,7 +172,7 @@ impl Slots {
         self.closed.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn wanted(&self) -> Option<Arc<Pool>> {
+    pub(crate) fn wanted(&self) -> Option<Claim> {
         self.wanted.pop()
     }
 }

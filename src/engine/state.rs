@@ -64,8 +64,6 @@ pub(crate) struct Share {
     /// Fuel that is left to the call that this one is made for.
     pub fuel: Option<u64>,
     pub invocation: Option<Box<Invocation>>,
-    /// Whether the caller's thread has time for the stock itself, after the answer.
-    pub blocking: bool,
 }
 
 /// Bytes of both bodies of one http exchange, as they pass.
@@ -123,7 +121,7 @@ impl State {
 
     /// Sets what belongs to one call.
     pub(crate) fn begin(&mut self, share: Share, bound: &Arc<Bound>, reused: bool) {
-        let Share { tenant, deadline, tree, invocation, fuel: _, blocking: _ } = share;
+        let Share { tenant, deadline, tree, invocation, fuel: _ } = share;
         (self.tenant, self.deadline, self.tree, self.invocation) = (tenant, deadline, tree, invocation);
         if reused {
             self.budget.begin();

@@ -1,6 +1,6 @@
 //! Instances that were started ahead and never used: with them a fresh call costs what a warm one does.
 
-use super::pool::Lease;
+use super::pool::{Lease, Pool};
 use super::state::Share;
 use crate::capability::Bound;
 use crate::clock::Nanos;
@@ -26,12 +26,31 @@ pub(crate) struct Stock {
     pause: AtomicU64,
 }
 
-/// Somebody fills the stock.
-pub(crate) struct Filling<'a>(&'a Stock);
+/// The right to fill the stock of a pool, which one has at a time.
+pub(crate) struct Claim(Arc<Pool>);
 
-impl Drop for Filling<'_> {
+impl Claim {
+    /// `None` if somebody fills it already, or there is none.
+    pub(crate) fn on(pool: &Arc<Pool>) -> Option<Claim> {
+        pool.stock.as_ref()?.claim().then(|| Claim(Arc::clone(pool)))
+    }
+
+    /// The same, now that an instance was taken: for one caller, when less than half is left.
+    #[inline]
+    pub(crate) fn if_low(pool: &Arc<Pool>) -> Option<Claim> {
+        pool.stock.as_ref()?.is_low().then(|| Claim::on(pool)).flatten()
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.0
+    }
+}
+
+impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.asked.store(false, Ordering::Release);
+        if let Some(stock) = &self.0.stock {
+            stock.asked.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -69,19 +88,9 @@ impl Stock {
         }
     }
 
-    /// Whether the refiller is to be told, now that one was taken: once, when less than half is left.
-    pub(super) fn wants_more(&self) -> bool {
-        self.is_low() && !self.asked.load(Ordering::Relaxed) && self.claim()
-    }
-
     /// Whether nobody fills it already; then the caller does.
-    pub(crate) fn claim(&self) -> bool {
-        !self.asked.swap(true, Ordering::Acquire)
-    }
-
-    /// To be held by whoever fills it, who has [claimed](Stock::claim) that, or was told by somebody who had.
-    pub(crate) fn filling(&self) -> Filling<'_> {
-        Filling(self)
+    fn claim(&self) -> bool {
+        !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::Acquire)
     }
 
     pub(super) fn evict(&self) -> Option<Lease> {
@@ -104,7 +113,7 @@ impl Stock {
     }
 
     /// Whether less than half is there.
-    pub(crate) fn is_low(&self) -> bool {
+    fn is_low(&self) -> bool {
         self.ready.len() * 2 < self.level.load(Ordering::Relaxed) as usize
     }
 

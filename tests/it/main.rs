@@ -16,6 +16,8 @@ mod keyvalue;
 mod limits;
 mod logging;
 mod policy;
+mod prewarm;
+mod reuse;
 // The example checks what it claims.
 #[path = "../../examples/saas.rs"]
 mod saas;

@@ -1,0 +1,330 @@
+//! What one call costs: on a fresh instance, on one that was made ahead, on one that served others.
+
+use crate::cases::bare::{self, Bare};
+use crate::cases::guests::{ECHO, Echo, EchoFunction, IMPORT, big};
+use crate::cases::{Case, Group, Groups, now, runtime};
+use isopod::{Function, FunctionBuilder, Host, Reuse, block_on};
+use serde_bytes::{ByteBuf, Bytes};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use wasmtime::StoreContextMut;
+
+pub fn groups() -> Groups {
+    vec![
+        || fresh("fresh_64B", 64),
+        || fresh("fresh_4KiB", 4096),
+        fresh_big16,
+        prewarmed_64b,
+        prewarmed_sustained_64b,
+        || warm("warm_64B", 64),
+        || warm("warm_4KiB", 4096),
+        dynamic_4kib,
+        host_import,
+        dirty_big16,
+        functions_in_turn,
+    ]
+}
+
+/// The bytes that go in and come out; a static, as both sides are to borrow them.
+fn data(len: usize) -> &'static [u8] {
+    static DATA: [u8; 4096] = [7; 4096];
+    &DATA[..len]
+}
+
+pub fn echo(host: &Host, how: impl FnOnce(FunctionBuilder) -> FunctionBuilder) -> EchoFunction {
+    block_on(how(host.function("echo").component_wat(ECHO)).load_typed::<Echo>()).unwrap()
+}
+
+fn dynamic(host: &Host, how: impl FnOnce(FunctionBuilder) -> FunctionBuilder) -> Function {
+    how(host.function("echo").component_wat(ECHO)).load_blocking().unwrap()
+}
+
+fn fresh(name: &str, len: usize) -> Group {
+    let data = data(len);
+    let (bare, sync) = (Bare::new(ECHO, "echo"), Bare::new(ECHO, "echo"));
+    let host = Host::new().unwrap();
+    let (typed, blocking) = (echo(&host, |f| f), echo(&host, |f| f));
+    let cases = vec![
+        Case::new("bare", move || {
+            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (data,)).await }));
+        }),
+        Case::new("bare_sync", move || {
+            black_box(sync.call_sync::<_, Vec<u8>>(&mut sync.make_sync(), (data,)));
+        }),
+        Case::new("isopod", move || {
+            black_box(now(typed.echo(data)).unwrap());
+        }),
+        Case::new("isopod_blocking", move || {
+            black_box(block_on(blocking.echo(data)).unwrap());
+        }),
+    ];
+    Group { name: name.into(), cases }
+}
+
+fn touch(host: &Host) -> Function {
+    host.function("big").component_wat(big()).load_blocking().unwrap()
+}
+
+fn fresh_big16() -> Group {
+    let bare = Bare::new(&big(), "touch");
+    let sync = bare.clone();
+    let isopod = touch(&Host::new().unwrap());
+    let cases = vec![
+        Case::new("bare", move || {
+            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (16u32,)).await }));
+        }),
+        Case::new("bare_sync", move || {
+            black_box(sync.call_sync::<_, u32>(&mut sync.make_sync(), (16u32,)));
+        }),
+        Case::new("isopod", move || {
+            black_box(now(isopod.call::<u32>("touch", (16,))).unwrap());
+        }),
+    ];
+    Group { name: "fresh_big16".into(), cases }
+}
+
+/// Calls between two fillings of the stock.
+const CHUNK: u64 = 64;
+
+/// Measures calls in chunks, with what must be done between them left out.
+fn in_chunks(times: u64, mut chunk: impl FnMut(u64) -> Duration) -> Duration {
+    let mut left = times;
+    let mut total = Duration::ZERO;
+    while left > 0 {
+        let calls = left.min(CHUNK);
+        total += chunk(calls);
+        left -= calls;
+    }
+    total
+}
+
+fn time(times: u64, mut work: impl FnMut()) -> Duration {
+    let started = Instant::now();
+    for _ in 0..times {
+        work();
+    }
+    started.elapsed()
+}
+
+/// From the call to its result. Making instances and dropping them is left out for all alike.
+fn prewarmed_64b() -> Group {
+    let data = data(64);
+    let (bare, sync) = (Bare::new(ECHO, "echo"), Bare::new(ECHO, "echo"));
+    let host = Host::new().unwrap();
+    // Less than half is used in a chunk, so that nobody is told to fill it up meanwhile.
+    let stocked = |f: FunctionBuilder| f.prewarm(3 * CHUNK as u32);
+    let (typed, blocking) = (echo(&host, stocked), echo(&host, stocked));
+    let cases = vec![
+        Case::timed("bare", move |times| {
+            in_chunks(times, |calls| {
+                let mut made: Vec<_> = (0..calls).map(|_| now(bare.make())).collect();
+                let mut next = made.iter_mut();
+                time(calls, || {
+                    black_box(now(bare.call::<_, Vec<u8>>(next.next().unwrap(), (data,))));
+                })
+            })
+        }),
+        Case::timed("bare_sync", move |times| {
+            in_chunks(times, |calls| {
+                let mut made: Vec<_> = (0..calls).map(|_| sync.make_sync()).collect();
+                let mut next = made.iter_mut();
+                time(calls, || {
+                    black_box(sync.call_sync::<_, Vec<u8>>(next.next().unwrap(), (data,)));
+                })
+            })
+        }),
+        Case::timed("isopod", move |times| {
+            in_chunks(times, |calls| {
+                runtime().block_on(typed.as_ref().restock());
+                time(calls, || {
+                    black_box(now(typed.echo(data)).unwrap());
+                })
+            })
+        }),
+        Case::timed("isopod_blocking", move |times| {
+            in_chunks(times, |calls| {
+                runtime().block_on(blocking.as_ref().restock());
+                time(calls, || {
+                    black_box(block_on(blocking.echo(data)).unwrap());
+                })
+            })
+        }),
+    ];
+    Group { name: "prewarmed_64B".into(), cases }
+}
+
+/// Call after call without a pause: what is made ahead, and by whom, is part of it.
+fn prewarmed_sustained_64b() -> Group {
+    let data = data(64);
+    let bare = Bare::new(ECHO, "echo");
+    let host = Host::new().unwrap();
+    let stocked = |f: FunctionBuilder| f.prewarm(64);
+    let (typed, blocking) = (echo(&host, stocked), echo(&host, stocked));
+    let cases = vec![
+        Case::new("bare", move || {
+            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (data,)).await }));
+        }),
+        Case::new("isopod", move || {
+            black_box(now(typed.echo(data)).unwrap());
+        }),
+        Case::new("isopod_blocking", move || {
+            black_box(block_on(blocking.echo(data)).unwrap());
+        }),
+    ];
+    Group { name: "prewarmed_sustained_64B".into(), cases }
+}
+
+/// One instance for all calls: with isopod by `Reuse`, each call with its limits and its receipt, and in one session.
+fn warm(name: &str, len: usize) -> Group {
+    let data = data(len);
+    let (bare, sync) = (Bare::new(ECHO, "echo"), Bare::new(ECHO, "echo"));
+    let (mut made, mut made_sync) = (now(bare.make()), sync.make_sync());
+    let host = Host::new().unwrap();
+    let reused = |f: FunctionBuilder| f.reuse(Reuse::within_tenant().at_most(u32::MAX));
+    let (typed, blocking, session) = (echo(&host, reused), echo(&host, reused), echo(&host, |f| f));
+    let cases = vec![
+        Case::new("bare", move || {
+            black_box(now(bare.call::<_, Vec<u8>>(&mut made, (data,))));
+        }),
+        Case::new("bare_sync", move || {
+            black_box(sync.call_sync::<_, Vec<u8>>(&mut made_sync, (data,)));
+        }),
+        Case::new("isopod", move || {
+            black_box(now(typed.echo(data)).unwrap());
+        }),
+        Case::new("isopod_blocking", move || {
+            black_box(block_on(blocking.echo(data)).unwrap());
+        }),
+        Case::timed("isopod_session", move |times| {
+            in_chunks(times, |calls| {
+                let work = session.session(async |session| {
+                    let started = Instant::now();
+                    for _ in 0..calls {
+                        black_box(session.echo(data).await?);
+                    }
+                    Ok(started.elapsed())
+                });
+                now(work).unwrap().value
+            })
+        }),
+    ];
+    Group { name: name.into(), cases }
+}
+
+/// By names and serde values, on an instance that is there already.
+fn dynamic_4kib() -> Group {
+    let data = data(4096);
+    let bare = Bare::new(ECHO, "echo");
+    let mut made = now(bare.make());
+    let host = Host::new().unwrap();
+    let reused = dynamic(&host, |f| f.reuse(Reuse::within_tenant().at_most(u32::MAX)));
+    let stocked = dynamic(&host, |f| f.prewarm(3 * CHUNK as u32));
+    let cases = vec![
+        Case::new("bare", move || {
+            black_box(now(bare.call::<_, Vec<u8>>(&mut made, (data,))));
+        }),
+        Case::new("isopod", move || {
+            black_box(now(reused.call::<ByteBuf>("echo", (Bytes::new(data),))).unwrap());
+        }),
+        Case::timed("isopod_prewarmed", move |times| {
+            in_chunks(times, |calls| {
+                runtime().block_on(stocked.restock());
+                time(calls, || {
+                    black_box(now(stocked.call::<ByteBuf>("echo", (Bytes::new(data),))).unwrap());
+                })
+            })
+        }),
+    ];
+    Group { name: "dynamic_4KiB".into(), cases }
+}
+
+mod counter {
+    isopod::world!({
+        world: "counter",
+        inline: "package bench:counter; world counter { import next: func(n: u32) -> u32; export sum: func(times: u32) -> u32; }",
+    });
+}
+
+#[derive(Clone)]
+struct Next;
+
+impl counter::CounterImports for Next {
+    async fn next(&mut self, n: u32) -> u32 {
+        n + 1
+    }
+}
+
+/// A thousand calls of the guest into the host; divide by that.
+fn host_import() -> Group {
+    let bare = Bare::on(&bare::engine(bare::SLOTS, bare::KEEP), IMPORT, "sum", |linker| {
+        let next = linker
+            .root()
+            .func_wrap_async("next", |_: StoreContextMut<'_, ()>, (n,): (u32,)| Box::new(async move { Ok((n + 1,)) }));
+        next.unwrap();
+    });
+    let host = Host::new().unwrap();
+    let typed = host.function("import").component_wat(IMPORT).imports(Next).load_typed::<counter::Counter>();
+    let typed = block_on(typed).unwrap();
+    let cases = vec![
+        Case::new("bare", move || {
+            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (1000u32,)).await }));
+        }),
+        Case::new("isopod", move || {
+            black_box(now(typed.sum(1000)).unwrap());
+        }),
+    ];
+    Group { name: "host_import".into(), cases }
+}
+
+/// The same work as `fresh_big16` after a call that wrote 8 MiB, which is what the slot remembers.
+fn dirty_big16() -> Group {
+    let clean = touch(&Host::new().unwrap());
+    let dirty = touch(&Host::new().unwrap());
+    let dirty_bare = |keep| {
+        let bare = Bare::on(&bare::engine(bare::SLOTS, keep), &big(), "touch", |_| {});
+        let mut first = now(bare.make());
+        now(bare.call::<_, u32>(&mut first, (2048u32,)));
+        drop(first);
+        move || {
+            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (16u32,)).await }));
+        }
+    };
+    now(dirty.call::<u32>("touch", (2048,))).unwrap();
+    let cases = vec![
+        Case::new("bare_keep_64MiB", dirty_bare(bare::KEEP)),
+        Case::new("bare_keep_256KiB", dirty_bare(256 << 10)),
+        Case::new("bare_keep_none", dirty_bare(0)),
+        Case::new("isopod_clean", move || {
+            black_box(now(clean.call::<u32>("touch", (16,))).unwrap());
+        }),
+        Case::new("isopod", move || {
+            black_box(now(dirty.call::<u32>("touch", (16,))).unwrap());
+        }),
+    ];
+    Group { name: "dirty_big16".into(), cases }
+}
+
+/// Two hundred functions in turn, against one.
+fn functions_in_turn() -> Group {
+    let data = data(64);
+    let engine = bare::engine(bare::SLOTS, bare::KEEP);
+    let mut bares = (0..200).map(|_| Bare::on(&engine, ECHO, "echo", |_| {})).collect::<Vec<_>>().into_iter().cycle();
+    let host = Host::new().unwrap();
+    let one = echo(&host, |f| f);
+    let many: Vec<_> = (0..200).map(|_| echo(&host, |f| f)).collect();
+    let mut next = 0;
+    let cases = vec![
+        Case::new("bare", move || {
+            let bare = bares.next().unwrap();
+            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (data,)).await }));
+        }),
+        Case::new("isopod_one", move || {
+            black_box(now(one.echo(data)).unwrap());
+        }),
+        Case::new("isopod", move || {
+            next = (next + 1) % many.len();
+            black_box(now(many[next].echo(data)).unwrap());
+        }),
+    ];
+    Group { name: "functions_200".into(), cases }
+}

@@ -1,0 +1,84 @@
+//! What is measured, and two ways to measure it: each case by criterion, or all cases of a group in turn.
+//!
+//! The names of groups and cases are public: people compare runs by them. In each group `bare` is wasmtime itself, by its
+//! async entry points and with epochs on, in the best configuration that we know; `bare_sync` is the same by its
+//! synchronous ones, without yields; `isopod` has every limit on.
+
+// Each bench uses some of it.
+#![allow(dead_code)]
+
+pub mod bare;
+pub mod guests;
+
+use criterion::{Criterion, SamplingMode};
+use std::time::{Duration, Instant};
+
+/// Cases that do the same work.
+pub struct Group {
+    pub name: String,
+    pub cases: Vec<Case>,
+}
+
+/// One way to do it.
+pub struct Case {
+    pub id: &'static str,
+    /// Does it as often as it is told, and says how long that took.
+    pub run: Box<dyn FnMut(u64) -> Duration>,
+}
+
+impl Case {
+    /// All of it is measured.
+    pub fn new(id: &'static str, mut work: impl FnMut() + 'static) -> Case {
+        Case::timed(id, move |times| {
+            let started = Instant::now();
+            for _ in 0..times {
+                work();
+            }
+            started.elapsed()
+        })
+    }
+
+    /// It keeps the time itself.
+    pub fn timed(id: &'static str, run: impl FnMut(u64) -> Duration + 'static) -> Case {
+        Case { id, run: Box::new(run) }
+    }
+}
+
+/// Makes the groups one after the other, as some need much memory.
+pub type Groups = Vec<fn() -> Group>;
+
+/// The front end of a bench.
+pub fn criterion(groups: Groups) {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(50)
+        .configure_from_args();
+    for group in groups {
+        let Group { name, cases } = group();
+        let mut measured = criterion.benchmark_group(name);
+        measured.sampling_mode(SamplingMode::Flat);
+        for Case { id, mut run } in cases {
+            measured.bench_function(id, |bencher| bencher.iter_custom(&mut run));
+        }
+        measured.finish();
+    }
+    criterion.final_summary();
+}
+
+/// Polls a future that never waits. A runtime's own `block_on` would add its cost to each call.
+pub fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
+/// A runtime that lives as long as the process, and is not in the way of the measured thread.
+pub fn runtime() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
+}

@@ -1,0 +1,164 @@
+//! Instances that serve several calls: within a tenant, never after an abnormal end, with the limits of each call.
+
+use crate::support::{host, load};
+use isopod::{CallOptions, ErrorKind, Function, FunctionBuilder, Host, Limits, Reuse, ms};
+use std::time::Instant;
+
+const COUNT: &str = r#"(component
+    (core module $m (global $n (mut i32) (i32.const 0)) (memory (export "m") 1)
+        (func (export "count") (result i32) (global.set $n (i32.add (global.get $n) (i32.const 1))) (global.get $n))
+        (func (export "work") (param i32) (result i32) (loop $l
+            (local.set 0 (i32.sub (local.get 0) (i32.const 1))) (br_if $l (i32.gt_s (local.get 0) (i32.const 0))))
+            (global.set $n (i32.add (global.get $n) (i32.const 1))) (global.get $n))
+        (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+        (func (export "long") (result i32) (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 5000)) (i32.const 0))
+        (func (export "trap") unreachable)
+        (func (export "spin") (loop $l (br $l))))
+    (core instance $i (instantiate $m))
+    (alias core export $i "m" (core memory $mem))
+    (func (export "count") (result u32) (canon lift (core func $i "count")))
+    (func (export "work") (param "times" s32) (result u32) (canon lift (core func $i "work")))
+    (func (export "grow") (param "pages" u32) (result s32) (canon lift (core func $i "grow")))
+    (func (export "long") (result string) (canon lift (core func $i "long") (memory $mem)))
+    (func (export "trap") (canon lift (core func $i "trap")))
+    (func (export "spin") (canon lift (core func $i "spin"))))"#;
+
+fn builder(host: &Host) -> FunctionBuilder {
+    host.function("counter").component_wat(COUNT)
+}
+
+async fn reused(host: &Host, reuse: Reuse, limits: Limits) -> Function {
+    load(builder(host).reuse(reuse), limits).await
+}
+
+async fn count(function: &Function) -> u32 {
+    function.call::<u32>("count", ()).await.unwrap().value
+}
+
+#[tokio::test]
+async fn an_instance_stays_within_its_tenant() {
+    let function = reused(&host(), Reuse::within_tenant(), Limits::default()).await;
+    let [a, b, nobody] = [function.tenant("a"), function.tenant("b"), function.clone()];
+    let first = a.call::<u32>("count", ()).await.unwrap();
+    let second = a.call::<u32>("count", ()).await.unwrap();
+    assert_eq!((first.value, first.usage.cold, second.value, second.usage.cold), (1, true, 2, false));
+    assert_eq!([count(&b).await, count(&nobody).await, count(&a).await, count(&b).await], [1, 1, 3, 2]);
+    assert_eq!(function.idle(), 3);
+    // Another load of the same component is another function.
+    let again = reused(&host(), Reuse::within_tenant(), Limits::default()).await;
+    assert_eq!(count(&again.tenant("a")).await, 1);
+}
+
+#[tokio::test]
+async fn an_instance_serves_only_so_many_calls() {
+    let function = reused(&host(), Reuse::within_tenant().at_most(3), Limits::default()).await;
+    let mut counts = Vec::new();
+    for _ in 0..7 {
+        counts.push(count(&function).await);
+    }
+    assert_eq!(counts, [1, 2, 3, 1, 2, 3, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_waits_for_too_long_goes() {
+    let function = reused(&host(), Reuse::within_tenant().idle(ms(20)), Limits::default()).await;
+    count(&function).await;
+    let started = Instant::now();
+    while function.idle() > 0 {
+        assert!(started.elapsed() < ms(20_000));
+        tokio::time::sleep(ms(1)).await;
+    }
+    assert_eq!(count(&function).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_instance_is_kept_after_an_abnormal_end() {
+    let limits = Limits::default().output(4_000).deadline(ms(2_000));
+    let function = reused(&host(), Reuse::within_tenant(), limits).await;
+    count(&function).await;
+    for (export, kind) in
+        [("trap", ErrorKind::Trapped), ("spin", ErrorKind::TimedOut), ("long", ErrorKind::OutputTooLarge)]
+    {
+        let narrow = function.deadline(if export == "spin" { ms(30) } else { ms(2_000) });
+        let error = narrow.call::<serde_json::Value>(export, ()).await.unwrap_err();
+        assert_eq!((error.kind(), error.usage().cold), (kind, false), "{error}");
+        assert_eq!((function.idle(), count(&function).await), (0, 1), "after {export}");
+    }
+    // Cancelled in the middle.
+    drop(tokio::time::timeout(ms(5), function.call::<()>("spin", ())).await.unwrap_err());
+    assert_eq!((function.idle(), count(&function).await), (0, 1));
+    // What was wrong before the guest ran costs no instance.
+    function.call::<u32>("count", ("too many",)).await.unwrap_err();
+    assert_eq!(count(&function).await, 2);
+    // A session whose body fails leaves the guest in a state that the body alone knows.
+    let failed = function.session(async |session| {
+        session.call::<u32>("count", ()).await?;
+        session.call::<u32>("nothing", ()).await
+    });
+    assert_eq!(failed.await.unwrap_err().kind(), ErrorKind::WrongExport);
+    assert_eq!(count(&function).await, 1);
+}
+
+#[tokio::test]
+async fn each_call_has_its_own_limits_and_receipt() {
+    let function = reused(&host(), Reuse::within_tenant(), Limits::default().fuel(100_000)).await;
+    let mut fuel = Vec::new();
+    for _ in 0..20 {
+        fuel.push(function.call::<u32>("work", (5_000,)).await.unwrap().usage.fuel.unwrap());
+    }
+    assert!(fuel[0] > 20_000 && fuel[1..].iter().all(|used| *used == fuel[1]), "{fuel:?}");
+    let function = reused(&host(), Reuse::within_tenant(), Limits::default().memory(4 << 20)).await;
+    assert_eq!(function.call::<i32>("grow", (31,)).await.unwrap().usage.peak_memory, 2 << 20);
+    let reply = function.call::<i32>("grow", (32,)).await.unwrap();
+    assert_eq!((reply.value, reply.usage.peak_memory), (32, 4 << 20), "what it has it keeps");
+    assert_eq!(function.call::<i32>("grow", (1,)).await.unwrap().value, -1, "for all calls together");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_two_calls_share_an_instance_at_once() {
+    let function = reused(&host(), Reuse::within_tenant(), Limits::default().deadline(ms(60_000))).await;
+    let spinning = function.deadline(ms(300));
+    let spin = tokio::spawn(async move { spinning.call::<()>("spin", ()).await });
+    let counts: Vec<_> = (0..200).map(|_| function.call::<u32>("work", (1_000,))).collect();
+    for count in futures_util::future::join_all(counts).await {
+        assert!(count.is_ok());
+    }
+    assert_eq!(spin.await.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn kept_instances_give_way() {
+    let host = Host::builder().seats(4).build().unwrap();
+    let kept = reused(&host, Reuse::within_tenant(), Limits::default()).await;
+    for tenant in 0..100 {
+        assert_eq!(count(&kept.tenant(format!("t{tenant}"))).await, 1);
+        assert!(kept.idle() <= 4, "{}", kept.idle());
+    }
+    let plain = load(builder(&host), Limits::default()).await;
+    for _ in 0..10 {
+        assert_eq!(count(&plain).await, 1);
+    }
+    assert_eq!(count(&kept.tenant("t99")).await, 2, "the longest waiting go first");
+}
+
+#[tokio::test]
+async fn a_reuse_that_reuses_nothing_is_an_error() {
+    for (reuse, expected) in [
+        (Reuse::within_tenant().at_most(1), "at_most"),
+        (Reuse::within_tenant().at_most(0), "at_most"),
+        (Reuse::within_tenant().idle(ms(0)), "idle"),
+    ] {
+        let error = builder(&host()).reuse(reuse).load().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misuse);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// A stock fills where nothing is kept.
+#[tokio::test]
+async fn reuse_and_prewarm_go_together() {
+    let function = load(builder(&host()).reuse(Reuse::within_tenant()).prewarm(2), Limits::default()).await;
+    let reply = function.tenant("a").call::<u32>("count", ()).await.unwrap();
+    assert_eq!((reply.value, reply.usage.cold), (1, false));
+    assert_eq!([count(&function.tenant("a")).await, count(&function.tenant("b")).await], [2, 1]);
+}
