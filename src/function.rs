@@ -588,7 +588,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         let flavour = Flavour {
             asynchronous: facts.asynchronous,
             fuel: limits.fuel.is_some(),
-            image: facts.data > engine::COPIED,
+            image: facts.data > sizes.profile.copies(),
         };
         let engine = host.engines.get(flavour, &host.ticker)?;
         let component = engine::compile(&engine, &bytes, &limits)?;
@@ -672,7 +672,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             imports: self.imports,
             prepare,
             width,
-            starts: facts.starts,
+            starts: facts.starts || (facts.data > 0 && !flavour.image),
         };
         let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, self.reuse);
         let inner = Inner {

@@ -58,7 +58,11 @@ fn fresh(name: &str, len: usize) -> Group {
             black_box(block_on(blocking.echo(data)).unwrap());
         }),
     ];
-    Group { name: name.into(), cases }
+    Group {
+        name: name.into(),
+        note: "A new instance, one call with that many bytes in and out, the instance dropped. Dearer: memory that the call writes (about 40 ns a page), instances that begin with much, components of many parts, host functions that the guest calls; many functions in turn (`functions_*`).",
+        cases,
+    }
 }
 
 fn touch(host: &Host) -> Function {
@@ -80,7 +84,11 @@ fn fresh_big16() -> Group {
             black_box(now(isopod.call::<u32>("touch", (16,))).unwrap());
         }),
     ];
-    Group { name: "fresh_big16".into(), cases }
+    Group {
+        name: "fresh_big16".into(),
+        note: "The same with a memory of 16 MiB that begins with 1 MiB of data, of which the call writes 16 pages. Dearer: more pages; above 64 of them (`Profile::Latency`) each costs a page fault.",
+        cases,
+    }
 }
 
 /// Calls between two fillings of the stock.
@@ -150,7 +158,11 @@ fn prewarmed_64b() -> Group {
             })
         }),
     ];
-    Group { name: "prewarmed_64B".into(), cases }
+    Group {
+        name: "prewarmed_64B".into(),
+        note: "From the call to its result, on an instance that was made ahead with `prewarm` and used by nobody; making and dropping instances is left out for all alike. Dearer: an empty stock makes it `fresh_64B`.",
+        cases,
+    }
 }
 
 /// Call after call without a pause: what is made ahead, and by whom, is part of it.
@@ -171,7 +183,11 @@ fn prewarmed_sustained_64b() -> Group {
             black_box(block_on(blocking.echo(data)).unwrap());
         }),
     ];
-    Group { name: "prewarmed_sustained_64B".into(), cases }
+    Group {
+        name: "prewarmed_sustained_64B".into(),
+        note: "The same, call after call without a pause, so that what is made ahead is all part of it; `bare` makes each instance when it is called. Dearer: other load on the processor that the host's refiller would use.",
+        cases,
+    }
 }
 
 /// One instance for all calls: with isopod by `Reuse`, each call with its limits and its receipt, and in one session.
@@ -208,7 +224,11 @@ fn warm(name: &str, len: usize) -> Group {
             })
         }),
     ];
-    Group { name: name.into(), cases }
+    Group {
+        name: name.into(),
+        note: "An instance that served others before: by `Reuse`, one call each with limits and receipt, and in one session. Dearer: tenants, as instances are kept for each apart.",
+        cases,
+    }
 }
 
 /// By names and serde values, on an instance that is there already.
@@ -235,7 +255,11 @@ fn dynamic_4kib() -> Group {
             })
         }),
     ];
-    Group { name: "dynamic_4KiB".into(), cases }
+    Group {
+        name: "dynamic_4KiB".into(),
+        note: "By name and with serde values, 4 KiB of bytes in and out, on an instance that is there; `bare` is the typed call. Dearer: `Vec<u8>` instead of `serde_bytes`, base64 in JSON, and types other than bytes and strings, which become a value of 40 bytes for each element of a list.",
+        cases,
+    }
 }
 
 mod counter {
@@ -273,7 +297,11 @@ fn host_import() -> Group {
             black_box(now(typed.sum(1000)).unwrap());
         }),
     ];
-    Group { name: "host_import".into(), cases }
+    Group {
+        name: "host_import".into(),
+        note: "A thousand calls of an async host function in a loop, of a fresh instance. Dearer: strings and lists as arguments, and closures (`import`) instead of `world!`.",
+        cases,
+    }
 }
 
 /// The same work as `fresh_big16` after a call that wrote 8 MiB, which is what the slot remembers.
@@ -301,7 +329,11 @@ fn dirty_big16() -> Group {
             black_box(now(dirty.call::<u32>("touch", (16,))).unwrap());
         }),
     ];
-    Group { name: "dirty_big16".into(), cases }
+    Group {
+        name: "dirty_big16".into(),
+        note: "`fresh_big16` on a slot where an earlier call wrote 8 MiB. What a slot once wrote is copied back later, up to what the profile keeps.",
+        cases,
+    }
 }
 
 /// Two hundred functions in turn, against one.
@@ -326,5 +358,5 @@ fn functions_in_turn() -> Group {
             black_box(now(many[next].echo(data)).unwrap());
         }),
     ];
-    Group { name: "functions_200".into(), cases }
+    Group { name: "functions_200".into(), note: "`fresh_64B` over 200 functions in turn, and over one.", cases }
 }

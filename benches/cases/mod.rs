@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 /// Cases that do the same work.
 pub struct Group {
     pub name: String,
+    /// What is done, and what makes it dearer.
+    pub note: &'static str,
     pub cases: Vec<Case>,
 }
 
@@ -55,7 +57,7 @@ pub fn criterion(groups: Groups) {
         .sample_size(50)
         .configure_from_args();
     for group in groups {
-        let Group { name, cases } = group();
+        let Group { name, cases, .. } = group();
         let mut measured = criterion.benchmark_group(name);
         measured.sampling_mode(SamplingMode::Flat);
         for Case { id, mut run } in cases {

@@ -88,6 +88,15 @@ impl Profile {
         }
     }
 
+    /// Bytes that memories may begin with to be copied for each instance. What is copied is copied by code, on a stack that
+    /// the instance keeps as long as it waits.
+    pub(crate) fn copies(self) -> u64 {
+        match self {
+            Profile::Latency => 32 << 10,
+            Profile::Density => 0,
+        }
+    }
+
     /// Bytes of a memory or a table that stay with a slot from call to call.
     fn keep(self) -> usize {
         match self {
@@ -122,9 +131,6 @@ pub(crate) struct Engine {
     pub linker: Linker,
     pub flavour: Flavour,
 }
-
-/// Bytes that memories may begin with to be copied for each instance: about as long as it takes to map an image.
-pub(crate) const COPIED: u64 = 32 << 10;
 
 /// The engines of a Host.
 pub(crate) struct Engines {
@@ -236,12 +242,12 @@ const SHARED_WARM: u32 = 64;
 /// a stack for each part that may wait, which is a seat each, and one to pass results on; and an instance that waits may
 /// hold the one on which it was started.
 fn pool(flavour: Flavour, sizes: Sizes) -> PoolingAllocationConfig {
-    let slots = sizes.instances.saturating_add(slots::SPARE);
+    let slots = sizes.instances.saturating_add(slots::spare(sizes.seats));
     let calls = if flavour.asynchronous { sizes.seats.saturating_mul(2) } else { sizes.seats };
     let keep = sizes.profile.keep();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_stacks(calls.saturating_add(slots::SPARE).saturating_add(slots::stacks(sizes.instances)))
+        .total_stacks(calls.saturating_add(slots::spare(sizes.seats)).saturating_add(slots::stacks(sizes.instances)))
         .total_core_instances(slots.saturating_mul(LoadLimits::MAX_INSTANCES))
         .total_memories(slots)
         .total_tables(slots.saturating_mul(TABLES))

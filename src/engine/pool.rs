@@ -36,7 +36,7 @@ pub(crate) struct Blueprint {
     pub prepare: Option<Prepare>,
     /// Slots that one instance takes, and seats that one call does.
     pub width: u32,
-    /// Whether code of the guest runs as it starts.
+    /// Whether code runs as an instance starts.
     pub starts: bool,
 }
 

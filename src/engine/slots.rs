@@ -1,6 +1,6 @@
 //! How many instances may be alive at once on all engines of a Host, and who gives way when they are short.
 //!
-//! Every engine's pool has this many slots and [`SPARE`] more, so it cannot be exhausted: a call with a seat takes its
+//! Every engine's pool has this many slots and [some more](spare), so it cannot be exhausted: a call with a seat takes its
 //! slot unasked. Where that is one too many, an instance goes that only waits: of the function with most of them.
 
 use super::pool::{Lease, Pool};
@@ -11,9 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 
-/// Slots beyond the number of instances: for those that are being dropped, and for those that are being started to
-/// wait, at the moment when a call needs one.
-pub(super) const SPARE: u32 = 64;
+/// Slots beyond the number of instances: for those that are being dropped at the moment when a call needs one, by the
+/// refiller or, to make room, by another call with a seat.
+pub(super) fn spare(seats: u32) -> u32 {
+    seats.min(64) + 1
+}
+
 /// Stacks for instances that wait: one that has run keeps the stack it ran on.
 const STACKS: u32 = 1_024;
 

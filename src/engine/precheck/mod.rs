@@ -36,7 +36,7 @@ pub(crate) struct Facts {
     /// Parts of one instance of the component that have code of their own, at least 1. With component-model async each
     /// of them can stand still in the middle of a call, on a stack that nobody else can use meanwhile.
     pub parts: u32,
-    /// Whether code of it runs as an instance starts.
+    /// Whether code runs as an instance starts: the guest's own, or what works out where its data go.
     pub starts: bool,
     /// Bytes that its memories begin with.
     pub data: u64,

@@ -4,8 +4,8 @@ use super::effort::Signatures;
 use super::{Bounds, Facts, Refusal, within};
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentDefinedType, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding, Instance,
-    InstanceTypeDeclaration, Payload, TypeBounds,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, ConstExpr, DataKind,
+    ElementItems, ElementKind, Encoding, Instance, InstanceTypeDeclaration, Operator, Payload, TableInit, TypeBounds,
 };
 
 /// A memory's image takes up to a MiB even if there is next to nothing in it, which is as much as this many values.
@@ -116,7 +116,11 @@ impl Survey {
             // The compiler writes out what is in a table from its start to its last known function.
             Payload::TableSection(section) => {
                 for table in section {
-                    self.take(table?.ty.initial)?;
+                    let table = table?;
+                    self.take(table.ty.initial)?;
+                    if let TableInit::Expr(init) = table.init {
+                        self.begins_with(&init)?;
+                    }
                 }
             }
             // And an image of what a memory begins with.
@@ -127,11 +131,33 @@ impl Survey {
                 let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
                 signatures.imports(section)?;
             }
-            Payload::GlobalSection(section) => self.define(section.count())?,
+            Payload::GlobalSection(section) => {
+                self.define(section.count())?;
+                for global in section {
+                    self.begins_with(&global?.init_expr)?;
+                }
+            }
             Payload::StartSection { .. } => self.facts.starts = true,
+            Payload::ElementSection(section) => {
+                for element in section {
+                    let element = element?;
+                    if let ElementKind::Active { offset_expr, .. } = element.kind {
+                        self.begins_with(&offset_expr)?;
+                    }
+                    if let ElementItems::Expressions(_, items) = element.items {
+                        for item in items {
+                            self.begins_with(&item?)?;
+                        }
+                    }
+                }
+            }
             Payload::DataSection(section) => {
                 for data in section {
-                    self.facts.data = self.facts.data.saturating_add(data?.data.len() as u64);
+                    let data = data?;
+                    self.facts.data = self.facts.data.saturating_add(data.data.len() as u64);
+                    if let DataKind::Active { offset_expr, .. } = data.kind {
+                        self.begins_with(&offset_expr)?;
+                    }
                 }
             }
             Payload::InstanceSection(section) => {
@@ -259,6 +285,23 @@ impl Survey {
                 self.facts.parts = cost.parts.max(1).try_into().unwrap_or(u32::MAX);
             }
         }
+        Ok(())
+    }
+
+    /// Takes up what something begins with. More than a constant is worked out by code, as an instance starts.
+    fn begins_with(&mut self, init: &ConstExpr<'_>) -> Result<(), Refusal> {
+        let mut operators = init.get_operators_reader();
+        let constant = matches!(
+            operators.read()?,
+            Operator::I32Const { .. }
+                | Operator::I64Const { .. }
+                | Operator::F32Const { .. }
+                | Operator::F64Const { .. }
+                | Operator::V128Const { .. }
+                | Operator::RefFunc { .. }
+                | Operator::RefNull { .. }
+        );
+        self.facts.starts |= !(constant && matches!(operators.read()?, Operator::End));
         Ok(())
     }
 

@@ -1,0 +1,47 @@
+//! What does a fresh call cost where many functions are called in turn?
+
+use crate::cases::bare::{self, Bare};
+use crate::cases::guests::{ECHO, Echo};
+use crate::cases::{Case, Group, Groups, now};
+use isopod::{Host, block_on};
+use std::hint::black_box;
+
+pub fn groups() -> Groups {
+    vec![|| functions(10), || functions(100), || functions(1_000), || functions(10_000)]
+}
+
+static DATA: [u8; 64] = [7; 64];
+
+fn functions(count: usize) -> Group {
+    let engine = bare::engine(count.max(bare::SLOTS as usize) as u32, bare::KEEP);
+    let mut bares: Vec<_> = (0..count).map(|_| Bare::on(&engine, ECHO, "echo", |_| {})).collect();
+    let before = resident();
+    let host = Host::new().unwrap();
+    let load = || block_on(host.function("echo").component_wat(ECHO).load_typed::<Echo>()).unwrap();
+    let typed: Vec<_> = (0..count).map(|_| load()).collect();
+    eprintln!("{count} functions of isopod take {} KiB", resident() - before);
+    let (mut of_bare, mut of_isopod) = (0, 0);
+    let cases = vec![
+        Case::new("bare", move || {
+            of_bare = (of_bare + 1) % count;
+            let bare = &mut bares[of_bare];
+            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (&DATA[..],)).await }));
+        }),
+        Case::new("isopod", move || {
+            of_isopod = (of_isopod + 1) % count;
+            black_box(now(typed[of_isopod].echo(&DATA)).unwrap());
+        }),
+    ];
+    Group {
+        name: format!("functions_{count}"),
+        note: "`fresh_64B` over that many functions in turn. Dearer: functions whose memories begin with more than 32 KiB, which are mapped anew when a slot changes hands.",
+        cases,
+    }
+}
+
+/// Resident memory of this process, in KiB; 0 where there is no `/proc`.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
