@@ -61,6 +61,13 @@ pub use resource::{Resource, Resources};
 pub use store::Store;
 pub use usage::{Meter, Output, Receipt, Reply, Usage};
 
+/// The guide: pages that are longer than one item's documentation.
+#[cfg(doc)]
+pub mod guide {
+    #[doc = include_str!("guide/numbers.md")]
+    pub mod numbers {}
+}
+
 /// What the code that `world!` generates is built on. Not for use by hand, and no semver promise.
 #[doc(hidden)]
 pub mod __private {

@@ -91,8 +91,10 @@ fn fresh_big16() -> Group {
     }
 }
 
-/// Calls between two fillings of the stock.
-const CHUNK: u64 = 64;
+/// Calls between two fillings of the stock: so few that the processor's caches hold what was made ahead.
+const CHUNK: u64 = 7;
+/// Instances made ahead for each of them: less than half is used in a chunk, so that nobody is told to fill it up.
+const STOCK: u32 = 16;
 
 /// Measures calls in chunks, with what must be done between them left out.
 fn in_chunks(times: u64, mut chunk: impl FnMut(u64) -> Duration) -> Duration {
@@ -119,8 +121,7 @@ fn prewarmed_64b() -> Group {
     let data = data(64);
     let (bare, sync) = (Bare::new(ECHO, "echo"), Bare::new(ECHO, "echo"));
     let host = Host::new().unwrap();
-    // Less than half is used in a chunk, so that nobody is told to fill it up meanwhile.
-    let stocked = |f: FunctionBuilder| f.prewarm(3 * CHUNK as u32);
+    let stocked = |f: FunctionBuilder| f.prewarm(STOCK);
     let (typed, blocking) = (echo(&host, stocked), echo(&host, stocked));
     let cases = vec![
         Case::timed("bare", move |times| {
@@ -238,7 +239,7 @@ fn dynamic_4kib() -> Group {
     let mut made = now(bare.make());
     let host = Host::new().unwrap();
     let reused = dynamic(&host, |f| f.reuse(Reuse::within_tenant().at_most(u32::MAX)));
-    let stocked = dynamic(&host, |f| f.prewarm(3 * CHUNK as u32));
+    let stocked = dynamic(&host, |f| f.prewarm(STOCK));
     let cases = vec![
         Case::new("bare", move || {
             black_box(now(bare.call::<_, Vec<u8>>(&mut made, (data,))));
