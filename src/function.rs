@@ -6,7 +6,7 @@ use crate::call::{self, CallOptions, Line, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
 use crate::capability::{Binding, Bound, Grant, Needs, Policy, policy};
 use crate::context::Context;
-use crate::engine::export::{self, Export, Session};
+use crate::engine::export::{self, Export, Exports, Session};
 use crate::engine::import::Closure;
 use crate::engine::linker::Given;
 use crate::engine::pool::{self, Blueprint, Lease, MakeImports};
@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     pub host: Arc<host::Inner>,
     pub blueprint: Blueprint,
     pub kind: Kind,
-    pub exports: Vec<Export>,
+    pub exports: Exports,
     /// Seats of the host that one call takes.
     pub width: u32,
     pub seats: Semaphore,
@@ -113,7 +113,7 @@ impl Function {
 
     /// Every function that the component exports and that [`call`](Function::call) can call, with its types.
     pub fn exports(&self) -> &[Export] {
-        &self.inner.exports
+        self.inner.exports.all()
     }
 
     /// Calls an export by name, with arguments from any serde value and a result into any serde type.

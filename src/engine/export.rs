@@ -51,8 +51,70 @@ impl fmt::Debug for Export {
     }
 }
 
-/// Every exported function, in the component's order.
-pub(crate) fn list(component: &Component, engine: &Engine) -> Vec<Export> {
+/// The functions that a component exports.
+pub(crate) struct Exports {
+    /// In the component's order.
+    all: Vec<Export>,
+    /// Places in `all` by [`key`], so that one is found as quickly among thousands.
+    sorted: Vec<usize>,
+}
+
+/// What exports are sorted by: those that one short name may mean stand together.
+fn key(name: &str) -> (&str, &str) {
+    (name.split_once('#').map_or(name, |(_, func)| func), name)
+}
+
+impl Exports {
+    fn new(all: Vec<Export>) -> Exports {
+        let mut sorted: Vec<usize> = (0..all.len()).collect();
+        sorted.sort_by_key(|at| key(&all[*at].name));
+        Exports { all, sorted }
+    }
+
+    pub(crate) fn all(&self) -> &[Export] {
+        &self.all
+    }
+
+    /// The export that a caller means: by its full name, or without version, package or interface where that is clear.
+    fn find(&self, asked: &str) -> Result<&Export> {
+        let by = |at: &usize| key(&self.all[*at].name);
+        let (func, _) = key(asked);
+        if let Ok(place) = self.sorted.binary_search_by_key(&(func, asked), by) {
+            return Ok(&self.all[self.sorted[place]]);
+        }
+        let near = &self.sorted[self.sorted.partition_point(|at| by(at).0 < func)..];
+        let near = near.iter().take_while(|at| by(at).0 == func).map(|at| &self.all[*at]);
+        let mut matching = near.filter(|export| answers(&export.name, asked));
+        match (matching.next(), matching.next()) {
+            (Some(export), None) => Ok(export),
+            (None, _) => {
+                let known: Vec<String> = self.all.iter().take(8).map(|export| format!("\"{}\"", export.name)).collect();
+                let known = match known.is_empty() {
+                    true => "it exports no function".to_owned(),
+                    false => format!("it has {}", known.join(", ")),
+                };
+                let text = format!("the component has no export \"{asked}\"; {known}");
+                Err(Error::new(ErrorKind::WrongExport, text))
+            }
+            (Some(first), Some(second)) => {
+                let text = format!(
+                    "the export \"{asked}\" could be \"{}\" or \"{}\"; give more of its name",
+                    first.name, second.name
+                );
+                Err(Error::new(ErrorKind::WrongExport, text))
+            }
+        }
+    }
+
+    /// Makes every call the long way.
+    #[cfg(test)]
+    pub(crate) fn forget_direct(&mut self) {
+        self.all.iter_mut().for_each(|export| export.direct = None);
+    }
+}
+
+/// Every exported function.
+pub(crate) fn list(component: &Component, engine: &Engine) -> Exports {
     let mut exports = Vec::new();
     let mut seen = schema::Seen::default();
     for (name, item) in component.component_type().exports(&engine.wasmtime) {
@@ -74,7 +136,7 @@ pub(crate) fn list(component: &Component, engine: &Engine) -> Vec<Export> {
             _ => {}
         }
     }
-    exports
+    Exports::new(exports)
 }
 
 fn export(name: String, ty: &ComponentFunc, index: ComponentExportIndex, seen: &mut schema::Seen) -> Export {
@@ -82,29 +144,6 @@ fn export(name: String, ty: &ComponentFunc, index: ComponentExportIndex, seen: &
     let result = ty.results().next();
     let unsupported = params.iter().map(|p| &p.ty).chain(&result).find_map(|ty| schema::supported(ty, seen).err());
     Export { name, params, result, index, unsupported }
-}
-
-/// The export that a caller means: by its full name, or without version, package or interface where that is clear.
-pub(crate) fn find<'a>(exports: &'a [Export], asked: &str) -> Result<&'a Export> {
-    if let Some(export) = exports.iter().find(|export| export.name == asked) {
-        return Ok(export);
-    }
-    let mut matching = exports.iter().filter(|export| answers(&export.name, asked));
-    let known = |exports: &mut dyn Iterator<Item = &Export>| {
-        let names: Vec<String> = exports.take(8).map(|export| format!("\"{}\"", export.name)).collect();
-        if names.is_empty() { "it exports no function".to_owned() } else { format!("it has {}", names.join(", ")) }
-    };
-    match (matching.next(), matching.next()) {
-        (Some(export), None) => Ok(export),
-        (None, _) => Err(Error::new(
-            ErrorKind::WrongExport,
-            format!("the component has no export \"{asked}\"; {}", known(&mut exports.iter())),
-        )),
-        (Some(first), Some(second)) => Err(Error::new(
-            ErrorKind::WrongExport,
-            format!("the export \"{asked}\" could be \"{}\" or \"{}\"; give more of its name", first.name, second.name),
-        )),
-    }
 }
 
 /// Whether `asked` is a short form of the full name: `func`, `interface#func`, `ns:pkg/interface#func`.
@@ -129,12 +168,12 @@ pub(crate) struct Ready<'a> {
 
 /// Finds the export and turns the arguments into WIT values. Nothing of the guest runs.
 pub(crate) fn prepare<'a>(
-    exports: &'a [Export],
+    exports: &'a Exports,
     export: &str,
     args: &impl Serialize,
     limits: &Resolved,
 ) -> Result<Ready<'a>> {
-    let export = find(exports, export)?;
+    let export = exports.find(export)?;
     if let Some(why) = &export.unsupported {
         let text = format!(
             "the export \"{}\" cannot be called on its own: {why}; call it in a session, or see `world!`",
@@ -203,13 +242,13 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
 /// Several dynamic calls in one fresh instance. Resources live in it, as opaque [`Handle`](super::value::Handle)s.
 pub struct Session<'a> {
     lease: &'a mut Lease,
-    exports: &'a [Export],
+    exports: &'a Exports,
     limits: &'a Resolved,
     handles: Handles,
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(lease: &'a mut Lease, exports: &'a [Export], limits: &'a Resolved) -> Session<'a> {
+    pub(crate) fn new(lease: &'a mut Lease, exports: &'a Exports, limits: &'a Resolved) -> Session<'a> {
         Session { lease, exports, limits, handles: Handles::default() }
     }
 
@@ -218,7 +257,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As `Function::call`. After an error that ended the guest, every further call of the session fails.
     pub async fn call<T: DeserializeOwned>(&mut self, export: &str, args: impl Serialize) -> Result<T> {
-        let export = find(self.exports, export)?;
+        let export = self.exports.find(export)?;
         let spent = self.lease.store.data().bytes_in;
         let ready = lower(export, &args, &mut self.handles, spent, self.limits);
         drop(args);
