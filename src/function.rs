@@ -122,8 +122,14 @@ impl Function {
     /// the order of the parameters, or an object or struct by their names. A WIT `result` is a value, serde's own
     /// `Result`; `list<u8>` is base64 in self-describing formats such as JSON.
     ///
-    /// Each element of a list is a value of 40 bytes here, bytes as well. A result with lists of more than some hundred
-    /// thousand elements needs a higher [`Limits::transfer`]; a typed call by [`world!`](crate::world) does not.
+    /// Bytes pass in one piece, at about the cost of a typed call, where the function has no more than two parameters,
+    /// each of them `list<u8>` or `string`, and a result of one of these or none, of `option<list<u8>>`, or of a `result`
+    /// with one of these or nothing, and `string` as its error. Give them as `serde_bytes::Bytes` and take them as
+    /// `serde_bytes::ByteBuf`: serde passes a `Vec<u8>` byte by byte, which takes longer.
+    ///
+    /// Anywhere else, in a record for example, each element of a list is a value of 40 bytes, bytes as well: a result
+    /// with lists of more than some hundred thousand elements needs a higher [`Limits::transfer`]. A typed call by
+    /// [`world!`](crate::world) does not.
     ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call; and
@@ -628,3 +634,6 @@ fn refused(refusal: Refusal) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

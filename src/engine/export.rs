@@ -1,10 +1,11 @@
 //! The exports of a component, found once when it is loaded, and dynamic calls of them.
 
 use super::Engine;
+use super::direct::Direct;
 use super::pool::Lease;
 use super::schema;
 use super::trap::{self, Fault};
-use super::value::{self, Handles, Mismatch, Param};
+use super::value::{self, Handles, Lowered, Mismatch, Param, Piece};
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::limits::Resolved;
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub struct Export {
     params: Vec<Param>,
     result: Option<Type>,
     index: ComponentExportIndex,
+    direct: Option<Direct>,
     /// Why it can't be called with serde values, if it can't.
     unsupported: Option<String>,
 }
@@ -27,6 +29,12 @@ impl Export {
     /// The full name: `func` at the root, `ns:pkg/interface@version#func` in an interface.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether calls of it take the short way.
+    #[cfg(test)]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
     }
 
     /// The types as a JSON Schema (2020-12): an object with the schema of the `parameters` by name, and of the
@@ -143,7 +151,8 @@ fn export(name: String, ty: &ComponentFunc, index: ComponentExportIndex, seen: &
     let params: Vec<Param> = ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect();
     let result = ty.results().next();
     let unsupported = params.iter().map(|p| &p.ty).chain(&result).find_map(|ty| schema::supported(ty, seen).err());
-    Export { name, params, result, index, unsupported }
+    let direct = Direct::of(&params, result.as_ref());
+    Export { name, params, result, index, direct, unsupported }
 }
 
 /// Whether `asked` is a short form of the full name: `func`, `interface#func`, `ns:pkg/interface#func`.
@@ -162,7 +171,7 @@ fn answers(full: &str, asked: &str) -> bool {
 /// A dynamic call whose arguments fit.
 pub(crate) struct Ready<'a> {
     export: &'a Export,
-    args: Vec<Val>,
+    args: Vec<Lowered>,
     bytes: u64,
 }
 
@@ -222,11 +231,17 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
         .get_func(&mut lease.store, export.index)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "an export is gone; please report this"))?;
     let mut results = [Val::Bool(false)];
-    let results = &mut results[..usize::from(export.result.is_some())];
-    function.call_async(&mut lease.store, &args, results).await?;
-    let result = results.first();
+    let result = match export.direct {
+        Some(direct) => direct.call(&mut lease.store, function, args).await?,
+        None => {
+            let args: Vec<Val> = args.into_iter().map(Lowered::val).collect();
+            let results = &mut results[..usize::from(export.result.is_some())];
+            function.call_async(&mut lease.store, &args, results).await?;
+            results.first_mut().map(Piece::take)
+        }
+    };
     let state = lease.store.data_mut();
-    state.bytes_out = state.bytes_out.saturating_add(result.map_or(0, value::bytes));
+    state.bytes_out = state.bytes_out.saturating_add(result.as_ref().map_or(0, Piece::bytes));
     if state.bytes_out > limits.output {
         return Err(trap::output_too_large(limits).into());
     }

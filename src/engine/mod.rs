@@ -5,6 +5,7 @@
 //! of a call and keeps them away from the youngest part of wasmtime.
 
 mod budget;
+mod direct;
 pub(crate) mod import;
 pub(crate) mod linker;
 pub(crate) mod pool;
