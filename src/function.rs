@@ -7,7 +7,7 @@ use crate::capability::functions::{Answer, Ask, Caller, Failure};
 use crate::capability::{Binding, Bound, Grant, Needs, Policy, policy};
 use crate::context::Context;
 use crate::engine::entry::Entry;
-use crate::engine::export::{self, Export, Session};
+use crate::engine::export::{self, Export, Exports, Session};
 use crate::engine::import::Closure;
 use crate::engine::linker::Given;
 use crate::engine::pool::{self, Blueprint, Lease, MakeImports, Pool, Prepare};
@@ -57,7 +57,7 @@ pub(crate) struct Inner {
     pub kind: Kind,
     /// By which exports it is that kind.
     pub entry: Entry,
-    pub exports: Vec<Export>,
+    pub exports: Exports,
     /// Seats of the host that one call takes.
     pub width: u32,
     pub seats: Semaphore,
@@ -126,7 +126,7 @@ impl Function {
 
     /// Every function that the component exports and that [`call`](Function::call) can call, with its types.
     pub fn exports(&self) -> &[Export] {
-        &self.inner.exports
+        self.inner.exports.all()
     }
 
     /// Calls an export by name, with arguments from any serde value and a result into any serde type.
@@ -135,8 +135,14 @@ impl Function {
     /// the order of the parameters, or an object or struct by their names. A WIT `result` is a value, serde's own
     /// `Result`; `list<u8>` is base64 in self-describing formats such as JSON.
     ///
-    /// Each element of a list is a value of 40 bytes here, bytes as well. A result with lists of more than some hundred
-    /// thousand elements needs a higher [`Limits::transfer`]; a typed call by [`world!`](crate::world) does not.
+    /// Bytes pass in one piece, at about the cost of a typed call, where the function has no more than two parameters,
+    /// each of them `list<u8>` or `string`, and a result of one of these or none, of `option<list<u8>>`, or of a `result`
+    /// with one of these or nothing, and `string` as its error. Give them as `serde_bytes::Bytes` and take them as
+    /// `serde_bytes::ByteBuf`: serde passes a `Vec<u8>` byte by byte, which takes longer.
+    ///
+    /// Anywhere else, in a record for example, each element of a list is a value of 40 bytes, bytes as well: a result
+    /// with lists of more than some hundred thousand elements needs a higher [`Limits::transfer`]. A typed call by
+    /// [`world!`](crate::world) does not.
     ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call; and
@@ -767,3 +773,6 @@ fn refused(refusal: Refusal) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

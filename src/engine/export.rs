@@ -1,10 +1,11 @@
 //! The exports of a component, found once when it is loaded, and dynamic calls of them.
 
 use super::Engine;
+use super::direct::Direct;
 use super::pool::Lease;
 use super::schema;
 use super::trap::{self, Fault};
-use super::value::{self, Handles, Mismatch, Param};
+use super::value::{self, Handles, Lowered, Mismatch, Param, Piece};
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::limits::Resolved;
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub struct Export {
     params: Vec<Param>,
     result: Option<Type>,
     index: ComponentExportIndex,
+    direct: Option<Direct>,
     /// Why it can't be called with serde values, if it can't.
     unsupported: Option<String>,
 }
@@ -27,6 +29,12 @@ impl Export {
     /// The full name: `func` at the root, `ns:pkg/interface@version#func` in an interface.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether calls of it take the short way.
+    #[cfg(test)]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
     }
 
     /// The types as a JSON Schema (2020-12): an object with the schema of the `parameters` by name, and of the
@@ -51,8 +59,70 @@ impl fmt::Debug for Export {
     }
 }
 
-/// Every exported function, in the component's order.
-pub(crate) fn list(component: &Component, engine: &Engine) -> Vec<Export> {
+/// The functions that a component exports.
+pub(crate) struct Exports {
+    /// In the component's order.
+    all: Vec<Export>,
+    /// Places in `all` by [`key`], so that one is found as quickly among thousands.
+    sorted: Vec<usize>,
+}
+
+/// What exports are sorted by: those that one short name may mean stand together.
+fn key(name: &str) -> (&str, &str) {
+    (name.split_once('#').map_or(name, |(_, func)| func), name)
+}
+
+impl Exports {
+    fn new(all: Vec<Export>) -> Exports {
+        let mut sorted: Vec<usize> = (0..all.len()).collect();
+        sorted.sort_by_key(|at| key(&all[*at].name));
+        Exports { all, sorted }
+    }
+
+    pub(crate) fn all(&self) -> &[Export] {
+        &self.all
+    }
+
+    /// The export that a caller means: by its full name, or without version, package or interface where that is clear.
+    fn find(&self, asked: &str) -> Result<&Export> {
+        let by = |at: &usize| key(&self.all[*at].name);
+        let (func, _) = key(asked);
+        if let Ok(place) = self.sorted.binary_search_by_key(&(func, asked), by) {
+            return Ok(&self.all[self.sorted[place]]);
+        }
+        let near = &self.sorted[self.sorted.partition_point(|at| by(at).0 < func)..];
+        let near = near.iter().take_while(|at| by(at).0 == func).map(|at| &self.all[*at]);
+        let mut matching = near.filter(|export| answers(&export.name, asked));
+        match (matching.next(), matching.next()) {
+            (Some(export), None) => Ok(export),
+            (None, _) => {
+                let known: Vec<String> = self.all.iter().take(8).map(|export| format!("\"{}\"", export.name)).collect();
+                let known = match known.is_empty() {
+                    true => "it exports no function".to_owned(),
+                    false => format!("it has {}", known.join(", ")),
+                };
+                let text = format!("the component has no export \"{asked}\"; {known}");
+                Err(Error::new(ErrorKind::WrongExport, text))
+            }
+            (Some(first), Some(second)) => {
+                let text = format!(
+                    "the export \"{asked}\" could be \"{}\" or \"{}\"; give more of its name",
+                    first.name, second.name
+                );
+                Err(Error::new(ErrorKind::WrongExport, text))
+            }
+        }
+    }
+
+    /// Makes every call the long way.
+    #[cfg(test)]
+    pub(crate) fn forget_direct(&mut self) {
+        self.all.iter_mut().for_each(|export| export.direct = None);
+    }
+}
+
+/// Every exported function.
+pub(crate) fn list(component: &Component, engine: &Engine) -> Exports {
     let mut exports = Vec::new();
     let mut seen = schema::Seen::default();
     for (name, item) in component.component_type().exports(&engine.wasmtime) {
@@ -74,37 +144,15 @@ pub(crate) fn list(component: &Component, engine: &Engine) -> Vec<Export> {
             _ => {}
         }
     }
-    exports
+    Exports::new(exports)
 }
 
 fn export(name: String, ty: &ComponentFunc, index: ComponentExportIndex, seen: &mut schema::Seen) -> Export {
     let params: Vec<Param> = ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect();
     let result = ty.results().next();
     let unsupported = params.iter().map(|p| &p.ty).chain(&result).find_map(|ty| schema::supported(ty, seen).err());
-    Export { name, params, result, index, unsupported }
-}
-
-/// The export that a caller means: by its full name, or without version, package or interface where that is clear.
-pub(crate) fn find<'a>(exports: &'a [Export], asked: &str) -> Result<&'a Export> {
-    if let Some(export) = exports.iter().find(|export| export.name == asked) {
-        return Ok(export);
-    }
-    let mut matching = exports.iter().filter(|export| answers(&export.name, asked));
-    let known = |exports: &mut dyn Iterator<Item = &Export>| {
-        let names: Vec<String> = exports.take(8).map(|export| format!("\"{}\"", export.name)).collect();
-        if names.is_empty() { "it exports no function".to_owned() } else { format!("it has {}", names.join(", ")) }
-    };
-    match (matching.next(), matching.next()) {
-        (Some(export), None) => Ok(export),
-        (None, _) => Err(Error::new(
-            ErrorKind::WrongExport,
-            format!("the component has no export \"{asked}\"; {}", known(&mut exports.iter())),
-        )),
-        (Some(first), Some(second)) => Err(Error::new(
-            ErrorKind::WrongExport,
-            format!("the export \"{asked}\" could be \"{}\" or \"{}\"; give more of its name", first.name, second.name),
-        )),
-    }
+    let direct = Direct::of(&params, result.as_ref());
+    Export { name, params, result, index, direct, unsupported }
 }
 
 /// Whether `asked` is a short form of the full name: `func`, `interface#func`, `ns:pkg/interface#func`.
@@ -123,18 +171,18 @@ fn answers(full: &str, asked: &str) -> bool {
 /// A dynamic call whose arguments fit.
 pub(crate) struct Ready<'a> {
     export: &'a Export,
-    args: Vec<Val>,
+    args: Vec<Lowered>,
     bytes: u64,
 }
 
 /// Finds the export and turns the arguments into WIT values. Nothing of the guest runs.
 pub(crate) fn prepare<'a>(
-    exports: &'a [Export],
+    exports: &'a Exports,
     export: &str,
     args: &impl Serialize,
     limits: &Resolved,
 ) -> Result<Ready<'a>> {
-    let export = find(exports, export)?;
+    let export = exports.find(export)?;
     if let Some(why) = &export.unsupported {
         let text = format!(
             "the export \"{}\" cannot be called on its own: {why}; call it in a session, or see `world!`",
@@ -183,11 +231,17 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
         .get_func(&mut lease.store, export.index)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "an export is gone; please report this"))?;
     let mut results = [Val::Bool(false)];
-    let results = &mut results[..usize::from(export.result.is_some())];
-    function.call_async(&mut lease.store, &args, results).await?;
-    let result = results.first();
+    let result = match export.direct {
+        Some(direct) => direct.call(&mut lease.store, function, args).await?,
+        None => {
+            let args: Vec<Val> = args.into_iter().map(Lowered::val).collect();
+            let results = &mut results[..usize::from(export.result.is_some())];
+            function.call_async(&mut lease.store, &args, results).await?;
+            results.first_mut().map(Piece::take)
+        }
+    };
     let state = lease.store.data_mut();
-    state.bytes_out = state.bytes_out.saturating_add(result.map_or(0, value::bytes));
+    state.bytes_out = state.bytes_out.saturating_add(result.as_ref().map_or(0, Piece::bytes));
     if state.bytes_out > limits.output {
         return Err(trap::output_too_large(limits).into());
     }
@@ -203,13 +257,13 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
 /// Several dynamic calls in one fresh instance. Resources live in it, as opaque [`Handle`](super::value::Handle)s.
 pub struct Session<'a> {
     lease: &'a mut Lease,
-    exports: &'a [Export],
+    exports: &'a Exports,
     limits: &'a Resolved,
     handles: Handles,
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(lease: &'a mut Lease, exports: &'a [Export], limits: &'a Resolved) -> Session<'a> {
+    pub(crate) fn new(lease: &'a mut Lease, exports: &'a Exports, limits: &'a Resolved) -> Session<'a> {
         Session { lease, exports, limits, handles: Handles::default() }
     }
 
@@ -218,7 +272,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As `Function::call`. After an error that ended the guest, every further call of the session fails.
     pub async fn call<T: DeserializeOwned>(&mut self, export: &str, args: impl Serialize) -> Result<T> {
-        let export = find(self.exports, export)?;
+        let export = self.exports.find(export)?;
         let spent = self.lease.store.data().bytes_in;
         let ready = lower(export, &args, &mut self.handles, spent, self.limits);
         drop(args);

@@ -7,6 +7,7 @@
 //! function that had it before.
 
 mod budget;
+mod direct;
 pub(crate) mod import;
 pub(crate) mod linker;
 pub(crate) mod pool;

@@ -229,7 +229,7 @@ fn result_too_large(limits: &Resolved) -> Error {
     Error::new(
         ErrorKind::OutputTooLarge,
         format!(
-            "its result takes more than {} bytes in the host, where a dynamic call keeps each element of a list as a value of its own; raise `Limits::output` if that is right, or `Limits::transfer` for long lists",
+            "its result takes more than {} bytes in the host, where a dynamic call keeps each element of most lists as a value of its own; raise `Limits::output` if that is right, or `Limits::transfer` for long lists",
             limits.transfer
         ),
     )

@@ -1,7 +1,8 @@
 //! Calls by serde values against real components: shapes as JSON, handles in a session, async exports.
 
 use crate::support::{built, host, text};
-use isopod::{ErrorKind, Function, Handle, Limit, Limits};
+use isopod::{ErrorKind, Function, Handle, Limit, Limits, ms};
+use serde_bytes::{ByteBuf, Bytes};
 use serde_json::{Value, json};
 
 async fn shapes() -> Function {
@@ -111,26 +112,154 @@ async fn a_refused_call_uses_up_no_handle() {
     assert_eq!(reply.usage.bytes_in, 10);
 }
 
-/// Whoever takes bytes out of a dynamic call pays for a value each, and is told which limit that is.
+/// A list of anything but bytes is a value for each element in the host, and so are bytes within something else. Whoever
+/// takes many out of a dynamic call is told which limit that is.
 #[tokio::test]
 async fn long_lists_are_bounded_as_what_they_take_in_the_host() {
     let wat = r#"(component
-        (core module $m (memory (export "m") 16)
+        (core module $m (memory (export "m") 32)
             (func (export "f") (param i32) (result i32)
                 (i32.store (i32.const 4) (local.get 0)) (i32.const 0)))
         (core instance $i (instantiate $m))
+        (func (export "words") (param "n" u32) (result (list u16)) (canon lift (core func $i "f")
+            (memory (core memory $i "m"))))
         (func (export "bytes") (param "n" u32) (result (list u8)) (canon lift (core func $i "f")
             (memory (core memory $i "m")))))"#;
     let load = |limits| host().function("list").component_wat(wat).limits(limits).load();
     let function = load(Limits::default()).await.unwrap();
-    let reply = function.call::<serde_bytes::ByteBuf>("bytes", (100_000,)).await.unwrap();
+    let reply = function.call::<Vec<u16>>("words", (100_000,)).await.unwrap();
+    assert_eq!((reply.value.len(), reply.usage.bytes_out), (100_000, 200_000));
+    let reply = function.call::<ByteBuf>("bytes", (100_000,)).await.unwrap();
     assert_eq!((reply.value.len(), reply.usage.bytes_out), (100_000, 100_000));
-    let error = function.call::<serde_bytes::ByteBuf>("bytes", (1_000_000,)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{}", text(&error));
-    assert!(error.to_string().contains("Limits::transfer"), "{error}");
+    for export in ["words", "bytes"] {
+        let error = function.call::<Value>(export, (1_000_000,)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{}", text(&error));
+        assert!(error.to_string().contains("Limits::transfer"), "{error}");
+    }
     let function = load(Limits::default().transfer(40_000_000)).await.unwrap();
-    let reply = function.call::<serde_bytes::ByteBuf>("bytes", (1_000_000,)).await.unwrap();
+    let reply = function.call::<ByteBuf>("bytes", (1_000_000,)).await.unwrap();
     assert_eq!(reply.value.len(), 1_000_000);
+}
+
+/// Exports of bytes to bytes, which pass in one piece.
+const DIRECT: &str = r#"(component
+    (core module $m (memory (export "m") 1 200)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+            (drop (memory.grow (i32.const 90))) (i32.const 1024))
+        (func $give (param $at i32) (param $len i32) (result i32)
+            (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $len)) (i32.const 0))
+        (func (export "echo") (param i32 i32) (result i32) (call $give (local.get 0) (local.get 1)))
+        (func (export "huge") (param i32 i32) (result i32) (call $give (i32.const 0) (i32.const 5000000)))
+        (func (export "outside") (param i32 i32) (result i32) (call $give (i32.const -16) (i32.const 3)))
+        (func (export "spin") (param i32 i32) (result i32) (loop $l (br $l)) (i32.const 0))
+        (func (export "trap") (param i32 i32) (result i32) unreachable)
+        (func (export "grow") (param i32 i32) (result i32)
+            (if (i32.eq (memory.grow (i32.const 100)) (i32.const -1)) (then unreachable)) (i32.const 0)))
+    (core instance $i (instantiate $m))
+    (alias core export $i "m" (core memory $mem))
+    (alias core export $i "realloc" (core func $realloc))
+    EXPORTS)"#;
+
+fn direct(limits: Limits) -> isopod::FunctionBuilder {
+    let export = |name: &str| {
+        format!(
+            r#"(func (export "{name}") (param "data" (list u8)) (result (list u8))
+                (canon lift (core func $i "{name}") (memory $mem) (realloc $realloc)))"#
+        )
+    };
+    let exports = ["echo", "huge", "outside", "spin", "trap", "grow"].map(export).concat();
+    host().function("direct").component_wat(DIRECT.replace("EXPORTS", &exports)).limits(limits)
+}
+
+/// Bytes that pass in one piece count as what they are: megabytes pass within the defaults, and every limit holds.
+#[tokio::test]
+async fn bytes_in_one_piece_are_bounded_by_every_limit() {
+    let function = direct(Limits::default()).load().await.unwrap();
+    let large = vec![7u8; 4 << 20];
+    let reply = function.call::<ByteBuf>("echo", (Bytes::new(&large),)).await.unwrap();
+    assert!(reply.value == large && reply.usage.bytes_in == 4 << 20 && reply.usage.bytes_out == 4 << 20);
+
+    let ends = async |limits: Limits, export: &str, bytes: usize| {
+        let function = direct(limits.deadline(ms(200))).load().await.unwrap();
+        let error = function.call::<ByteBuf>(export, (Bytes::new(&large[..bytes]),)).await.unwrap_err();
+        (error.kind(), text(&error), error.usage())
+    };
+    let limits = || Limits::default();
+    // It is refused before there is an instance.
+    let (kind, _, usage) = ends(limits().input(1_000), "trap", 1_001).await;
+    assert_eq!((kind, usage.peak_memory), (ErrorKind::LimitExceeded(Limit::Input), 0));
+    for (limits, export, bytes, expected, says) in [
+        (limits().output(1_000), "echo", 1_001, ErrorKind::OutputTooLarge, "more than 1000 bytes"),
+        // What is beyond the transfer limit is not even copied.
+        (limits().output(1_000), "huge", 0, ErrorKind::OutputTooLarge, "more than 4194304 bytes in the host"),
+        (limits().transfer(1_000), "echo", 1_001, ErrorKind::OutputTooLarge, "more than 1000 bytes in the host"),
+        (limits(), "outside", 0, ErrorKind::GuestAbi, "out of bounds"),
+        (limits(), "trap", 0, ErrorKind::Trapped, "unreachable"),
+        (limits().memory(8 << 20), "grow", 1, ErrorKind::OutOfMemory, "8388608 bytes of memory"),
+        // There is no room for the argument.
+        (limits().memory(1 << 20), "echo", 200_000, ErrorKind::GuestAbi, "beyond end of memory"),
+        (limits().fuel(10_000), "spin", 0, ErrorKind::OutOfFuel, "10000 units"),
+        (limits(), "spin", 0, ErrorKind::TimedOut, "deadline"),
+    ] {
+        let (kind, text, _) = ends(limits, export, bytes).await;
+        assert!(kind == expected && text.contains(says), "{export}: {text}");
+    }
+}
+
+/// A session's calls are direct as well, and are counted together.
+#[tokio::test]
+async fn a_session_counts_bytes_in_one_piece_together() {
+    let function = direct(Limits::default().input(20).output(15)).load().await.unwrap();
+    let ends = function.session(async |s| {
+        s.call::<ByteBuf>("echo", (Bytes::new(&[1; 10]),)).await?;
+        let error = s.call::<ByteBuf>("echo", (Bytes::new(&[1; 11]),)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input), "{}", text(&error));
+        s.call::<ByteBuf>("echo", (Bytes::new(&[1; 10]),)).await
+    });
+    let error = ends.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{}", text(&error));
+    let reply = function.session(async |s| {
+        let trap = s.call::<ByteBuf>("trap", (Bytes::new(b""),)).await.unwrap_err();
+        assert_eq!(trap.kind(), ErrorKind::Trapped, "{}", text(&trap));
+        Ok(s.call::<ByteBuf>("echo", (Bytes::new(b""),)).await.is_err())
+    });
+    assert!(reply.await.unwrap().value, "a guest that trapped was called again");
+}
+
+/// Among hundreds of exports, by every form of a name.
+#[tokio::test]
+async fn exports_are_found_by_their_names() {
+    let mut exports = String::new();
+    for n in 0..400 {
+        exports += &format!(
+            r#"(func $f{n} (result u32) (canon lift (core func $i "f{n}"))) (export "f{n}" (func $f{n}))
+            (instance $i{n} (export "only{n}" (func $f{n})) (export "f0" (func $f{n})) (export "same" (func $f{n})))
+            (export "acme:tools/i{n}@1.{n}.0" (instance $i{n}))"#
+        );
+    }
+    let core: String = (0..400).map(|n| format!(r#"(func (export "f{n}") (result i32) (i32.const {n}))"#)).collect();
+    let wat = format!("(component (core module $m {core}) (core instance $i (instantiate $m)) {exports})");
+    let function = host().function("many").component_wat(wat).load().await.unwrap();
+    assert_eq!(function.exports().len(), 1_600);
+    assert_eq!(function.exports()[0].name(), "f0");
+    for n in [0, 7, 70, 399] {
+        for asked in [
+            format!("f{n}"),
+            format!("only{n}"),
+            format!("i{n}#same"),
+            format!("acme:tools/i{n}#f0"),
+            format!("acme:tools/i{n}@1.{n}.0#only{n}"),
+        ] {
+            assert_eq!(function.call::<u32>(&asked, ()).await.unwrap().value, n, "{asked}");
+        }
+    }
+    for asked in ["", "f1000", "f", "i1#only2", "acme:tools/i1@1.2.0#same", "tools/i1#same"] {
+        let error = function.call::<u32>(asked, ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongExport);
+        assert!(error.to_string().contains(r#"it has "f0", "#), "{asked}: {error}");
+    }
+    let error = function.call::<u32>("same", ()).await.unwrap_err();
+    assert!(error.to_string().contains("give more of its name"), "{error}");
 }
 
 #[tokio::test]

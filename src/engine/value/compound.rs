@@ -1,32 +1,30 @@
 //! Arrays and objects on their way in, which serde hands over piece by piece, and the cases that stand around values.
 
-use super::lower::{Cx, Found, Lower, Want};
+use super::lower::{Cx, Found, Lower, Octet, Want};
 use super::mismatch::{Result, quoted};
-use super::{DISCRIMINANT, Mismatch, Param, WORD, nullable, same_name, snake};
+use super::{DISCRIMINANT, Lowered, Mismatch, Param, WORD, is_octets, nullable, same_name, snake};
+use crate::limits::MIB;
 use serde::ser::{self, Serialize};
+use std::borrow::Cow;
 use wasmtime::component::Val;
 use wasmtime::component::types::{Flags, Type};
 
 pub(super) struct Compound<'a, 'h> {
-    shape: Shape,
+    shape: Shape<'a>,
     around: Around,
     cx: &'a mut Cx<'h>,
 }
 
-enum Shape {
+enum Shape<'a> {
     /// With the type of the elements.
     List(Type, Vec<Val>),
+    Octets(Vec<u8>),
     Flags(Flags, Vec<String>),
-    /// A tuple, a record or the arguments. The number is the slot whose value comes next.
-    Slots(Noun, Vec<Slot>, usize),
+    /// A tuple, a record or the arguments: what is to come, and what has come. The number is the slot whose value comes
+    /// next.
+    Slots(Noun, Cow<'a, [Param]>, Vec<Option<Lowered>>, usize),
     /// A variant, a result or an option of an option, with the case that was chosen and the type of its payload.
     Cases(Type, Option<(Val, Option<Type>)>),
-}
-
-struct Slot {
-    name: String,
-    ty: Type,
-    val: Option<Val>,
 }
 
 /// What goes into a slot: the first two come by position, the others by name.
@@ -49,16 +47,23 @@ impl Noun {
     }
 }
 
+/// Bytes that are reserved at most because somebody says that so many will come; what comes beyond grows as it does.
+const MAX_RESERVED: u64 = MIB;
+
 impl<'a, 'h> Compound<'a, 'h> {
-    pub(super) fn new(want: Want<'_>, mut around: Around, found: Found<'_>, cx: &'a mut Cx<'h>) -> Result<Self> {
-        if let Want::One(ty) = want
-            && let Some(inner) = nullable(ty)
-        {
+    pub(super) fn new(ty: &Type, mut around: Around, found: Found<'_>, cx: &'a mut Cx<'h>) -> Result<Self> {
+        if let Some(inner) = nullable(ty) {
             around.enter(Val::Option(None), cx)?;
-            return Compound::new(Want::One(&inner), around, found, cx);
+            return Compound::new(&inner, around, found, cx);
         }
-        let shape = Shape::new(want, found, cx).map_err(|e| around.locate(e))?;
+        let shape = Shape::new(ty, found, cx).map_err(|e| around.locate(e))?;
         Ok(Compound { shape, around, cx })
+    }
+
+    /// All arguments of a function.
+    pub(super) fn args(params: &'a [Param], found: Found<'_>, cx: &'a mut Cx<'h>) -> Self {
+        let noun = if let Found::Array = found { Noun::Argument } else { Noun::Parameter };
+        Compound { shape: Shape::slots(noun, Cow::Borrowed(params)), around: Around::default(), cx }
     }
 
     /// The name of the value that is put next. Elements of an array have none.
@@ -66,52 +71,59 @@ impl<'a, 'h> Compound<'a, 'h> {
         self.shape.key(name, self.cx).map_err(|e| self.around.locate(e))
     }
 
+    /// Makes room for as many elements as are said to come, where that is cheap.
+    pub(super) fn reserve(&mut self, len: Option<usize>) {
+        if let (Shape::Octets(octets), Some(len)) = (&mut self.shape, len) {
+            octets.reserve((len as u64).min(self.cx.room()).min(MAX_RESERVED) as usize);
+        }
+    }
+
+    #[inline]
     pub(super) fn put<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.shape.put(value, self.cx).map_err(|e| self.around.locate(e))
     }
 
-    pub(super) fn finish(self) -> Result<Val> {
+    pub(super) fn finish(self) -> Result<Lowered> {
         let val = self.shape.finish(self.cx).map_err(|e| self.around.locate(e))?;
         Ok(self.around.wrap(val))
     }
 }
 
-impl Shape {
-    fn new(want: Want<'_>, found: Found<'_>, cx: &mut Cx<'_>) -> Result<Shape> {
-        let slot = |name, ty| Slot { name, ty, val: None };
-        let (noun, slots) = match (want, found) {
-            (Want::Args(params), _) => {
-                let noun = if let Found::Array = found { Noun::Argument } else { Noun::Parameter };
-                (noun, params.iter().map(|Param { name, ty }| slot(name.clone(), ty.clone())).collect())
+impl<'a> Shape<'a> {
+    fn slots(noun: Noun, parts: Cow<'a, [Param]>) -> Shape<'a> {
+        let vals = parts.iter().map(|_| None).collect();
+        Shape::Slots(noun, parts, vals, 0)
+    }
+
+    fn new(ty: &Type, found: Found<'_>, cx: &mut Cx<'_>) -> Result<Shape<'a>> {
+        match (ty, found) {
+            (Type::Tuple(tuple), Found::Array) => {
+                let parts = tuple.types().map(|ty| Param { name: String::new(), ty });
+                Ok(Shape::slots(Noun::Element, parts.collect()))
             }
-            (Want::One(Type::Tuple(tuple)), Found::Array) => {
-                (Noun::Element, tuple.types().map(|ty| slot(String::new(), ty)).collect())
+            (Type::Record(record), Found::Object) => {
+                let parts = record.fields().map(|field| Ok(Param { name: cx.name(field.name)?, ty: field.ty }));
+                Ok(Shape::slots(Noun::Field, parts.collect::<Result<_>>()?))
             }
-            (Want::One(Type::Record(record)), Found::Object) => {
-                let slots = record.fields().map(|field| Ok(slot(cx.name(field.name)?, field.ty)));
-                (Noun::Field, slots.collect::<Result<_>>()?)
-            }
-            (Want::One(Type::List(list)), Found::Array) => return Ok(Shape::List(list.ty(), Vec::new())),
-            (Want::One(Type::Flags(flags)), Found::Array) => return Ok(Shape::Flags(flags.clone(), Vec::new())),
-            (Want::One(ty @ (Type::Variant(_) | Type::Result(_) | Type::Option(_))), Found::Object) => {
-                return Ok(Shape::Cases(ty.clone(), None));
-            }
-            (Want::One(ty), _) => return Err(Mismatch::of_type(ty, found)),
-        };
-        Ok(Shape::Slots(noun, slots, 0))
+            (ty, Found::Array) if is_octets(ty) => Ok(Shape::Octets(Vec::new())),
+            (Type::List(list), Found::Array) => Ok(Shape::List(list.ty(), Vec::new())),
+            (Type::Flags(flags), Found::Array) => Ok(Shape::Flags(flags.clone(), Vec::new())),
+            (Type::Variant(_) | Type::Result(_) | Type::Option(_), Found::Object) => Ok(Shape::Cases(ty.clone(), None)),
+            (ty, _) => Err(Mismatch::of_type(ty, found)),
+        }
     }
 
     fn key(&mut self, name: &str, cx: &mut Cx<'_>) -> Result<()> {
         match self {
-            Shape::Slots(noun, slots, next) => {
+            Shape::Slots(noun, parts, vals, next) => {
                 // Fields mostly come in the order of their declaration, in which case the first look finds them.
-                let (before, after) = slots.split_at((*next).min(slots.len()));
-                let names = after.iter().chain(before).map(|slot| slot.name.as_str());
-                let Some(place) = cx.find(names, name)?.map(|at| (at + *next) % slots.len()) else {
-                    return Err(Mismatch::unknown(noun.word(), name, slots.iter().map(|slot| slot.name.as_str())));
+                let (before, after) = parts.split_at((*next).min(parts.len()));
+                let names = after.iter().chain(before).map(|part| part.name.as_str());
+                let Some(place) = cx.find(names, name)?.map(|at| (at + *next) % parts.len()) else {
+                    return Err(Mismatch::unknown(noun.word(), name, parts.iter().map(|part| part.name.as_str())));
                 };
                 *next = place;
-                match slots[*next].val {
+                match vals[*next] {
                     Some(_) => Err(Mismatch::new(format_args!("{} {} is given twice", noun.word(), quoted(name)))),
                     None => Ok(()),
                 }
@@ -121,15 +133,20 @@ impl Shape {
                 *chosen = Some(choose(ty, name, cx)?);
                 Ok(())
             }
-            Shape::List(..) | Shape::Flags(..) => Err(Mismatch::expected("an array", Found::Object)),
+            Shape::List(..) | Shape::Octets(_) | Shape::Flags(..) => Err(Mismatch::expected("an array", Found::Object)),
         }
     }
 
+    #[inline]
     fn put<T: Serialize + ?Sized>(&mut self, value: &T, cx: &mut Cx<'_>) -> Result<()> {
         match self {
+            Shape::Octets(octets) => {
+                let octet = value.serialize(Octet(cx)).map_err(|e| e.at_index(octets.len()))?;
+                octets.push(octet);
+            }
             Shape::List(item, vals) => {
                 let before = cx.spent;
-                vals.push(cx.value(value, item).map_err(|e| e.at_index(vals.len()))?);
+                vals.push(cx.value(value, item).map_err(|e| e.at_index(vals.len()))?.val());
                 // See `bytes`: no element is free.
                 if cx.spent == before {
                     cx.spend(1)?;
@@ -144,12 +161,11 @@ impl Shape {
                     names.push(cx.name(wit)?);
                 }
             }
-            Shape::Slots(noun, slots, next) => {
-                let count = slots.len();
-                let Some(Slot { name, ty, val }) = slots.get_mut(*next) else {
-                    return Err(Mismatch::expected(format_args!("{count} {}s", noun.word()), "more"));
+            Shape::Slots(noun, parts, vals, next) => {
+                let Some(Param { name, ty }) = parts.get(*next) else {
+                    return Err(Mismatch::expected(format_args!("{} {}s", parts.len(), noun.word()), "more"));
                 };
-                *val = Some(cx.value(value, ty).map_err(|e| match noun {
+                vals[*next] = Some(cx.value(value, ty).map_err(|e| match noun {
                     Noun::Element => e.at_index(*next),
                     Noun::Argument | Noun::Parameter => e.at_parameter(name),
                     Noun::Field => e.at_name(name),
@@ -158,7 +174,7 @@ impl Shape {
             }
             Shape::Cases(_, Some((case, Some(ty)))) => {
                 let payload = cx.value(value, ty).map_err(|e| e.at_name(&case_name(case)))?;
-                fill(case, payload);
+                fill(case, payload.val());
             }
             Shape::Cases(_, Some((case, None))) => {
                 // What stands for no arguments stands for no payload too.
@@ -172,46 +188,56 @@ impl Shape {
         Ok(())
     }
 
-    fn finish(self, cx: &mut Cx<'_>) -> Result<Val> {
-        match self {
-            Shape::List(_, vals) => Ok(Val::List(vals)),
+    fn finish(self, cx: &mut Cx<'_>) -> Result<Lowered> {
+        let val = match self {
+            Shape::Octets(octets) => return Ok(Lowered::Octets(octets)),
+            Shape::List(_, vals) => Val::List(vals),
             Shape::Flags(_, names) => {
                 cx.spend(WORD)?;
-                Ok(Val::Flags(names))
+                Val::Flags(names)
             }
-            Shape::Slots(noun @ (Noun::Element | Noun::Argument), slots, next) if next < slots.len() => {
-                Err(Mismatch::expected(format_args!("{} {}s", slots.len(), noun.word()), next))
+            Shape::Slots(noun @ (Noun::Element | Noun::Argument), parts, _, next) if next < parts.len() => {
+                return Err(Mismatch::expected(format_args!("{} {}s", parts.len(), noun.word()), next));
             }
-            Shape::Slots(noun, slots, _) => {
-                let filled = slots.into_iter().map(|Slot { name, ty, val }| match (val, ty) {
-                    (Some(val), _) => Ok((name, val)),
-                    (None, Type::Option(_)) => cx.spend(DISCRIMINANT).map(|()| (name, Val::Option(None))),
-                    (None, ty) => Err(Mismatch::missing(noun.word(), &name, &ty)),
+            Shape::Slots(noun, parts, vals, _) => {
+                let vals = vals.into_iter().zip(parts.iter()).map(|(val, part)| match val {
+                    Some(val) => Ok(val),
+                    None if matches!(part.ty, Type::Option(_)) => {
+                        cx.spend(DISCRIMINANT).map(|()| Lowered::Val(Val::Option(None)))
+                    }
+                    None => Err(Mismatch::missing(noun.word(), &part.name, &part.ty)),
                 });
                 match noun {
-                    Noun::Field => Ok(Val::Record(filled.collect::<Result<_>>()?)),
-                    _ => Ok(Val::Tuple(filled.map(|slot| Ok(slot?.1)).collect::<Result<_>>()?)),
+                    Noun::Argument | Noun::Parameter => return Ok(Lowered::Args(vals.collect::<Result<_>>()?)),
+                    Noun::Element => Val::Tuple(vals.map(|val| Ok(val?.val())).collect::<Result<_>>()?),
+                    Noun::Field => {
+                        let vals: Vec<Val> = vals.map(|val| Ok(val?.val())).collect::<Result<_>>()?;
+                        let names = parts.into_owned().into_iter().map(|part| part.name);
+                        Val::Record(names.zip(vals).collect())
+                    }
                 }
             }
             Shape::Cases(_, Some((case, _))) => {
                 cx.spend(DISCRIMINANT)?;
-                Ok(case)
+                case
             }
-            Shape::Cases(ty, None) => Err(Mismatch::of_type(&ty, "an empty object")),
-        }
+            Shape::Cases(ty, None) => return Err(Mismatch::of_type(&ty, "an empty object")),
+        };
+        Ok(Lowered::Val(val))
     }
 }
 
 macro_rules! compounds {
     ($($of:ident::$method:ident($($name:ident)?);)*) => {
         $(impl ser::$of for Compound<'_, '_> {
-            type Ok = Val;
+            type Ok = Lowered;
             type Error = Mismatch;
+            #[inline]
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<()> {
                 $(self.key($name)?;)?
                 self.put(value)
             }
-            fn end(self) -> Result<Val> {
+            fn end(self) -> Result<Lowered> {
                 self.finish()
             }
         })*
@@ -228,7 +254,7 @@ compounds! {
 }
 
 impl ser::SerializeMap for Compound<'_, '_> {
-    type Ok = Val;
+    type Ok = Lowered;
     type Error = Mismatch;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         let name = self.cx.key(key)?;
@@ -237,7 +263,7 @@ impl ser::SerializeMap for Compound<'_, '_> {
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.put(value)
     }
-    fn end(self) -> Result<Val> {
+    fn end(self) -> Result<Lowered> {
         self.finish()
     }
 }
@@ -293,11 +319,15 @@ impl Around {
         cx.spend(DISCRIMINANT)
     }
 
-    pub(super) fn wrap(self, val: Val) -> Val {
-        self.0.into_iter().rev().fold(val, |val, mut case| {
+    #[inline]
+    pub(super) fn wrap(self, lowered: Lowered) -> Lowered {
+        if self.0.is_empty() {
+            return lowered;
+        }
+        Lowered::Val(self.0.into_iter().rev().fold(lowered.val(), |val, mut case| {
             fill(&mut case, val);
             case
-        })
+        }))
     }
 
     fn locate(&self, mismatch: Mismatch) -> Mismatch {

@@ -113,8 +113,8 @@ impl Handles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::value::tests::ty;
-    use crate::engine::value::{Param, lift, lower};
+    use crate::engine::value::Param;
+    use crate::engine::value::tests::{lift, lower, ty};
     use serde_json::{Value, json};
     use wasmtime::component::types::ComponentItem;
     use wasmtime::component::{Component, Linker, Val};

@@ -2,7 +2,7 @@
 
 use super::handle::HANDLE;
 use super::mismatch::Result;
-use super::{BASE64, Handles, Mismatch, Param, is_octets, nullable, same_name, snake};
+use super::{BASE64, DISCRIMINANT, Handles, Mismatch, Param, bytes, is_octets, nullable, same_name, snake};
 use crate::engine::schema;
 use base64::Engine as _;
 use serde::de::value::{SeqDeserializer, StrDeserializer, U64Deserializer};
@@ -15,13 +15,76 @@ use wasmtime::component::types::Type;
 /// Turns a function's result into a Rust value; a function without a result gives unit.
 ///
 /// If the value does not fit `T`, nobody can name its handles; their resources end with the session's instance.
-pub(crate) fn lift<T: DeserializeOwned>(result: Option<&Val>, ty: Option<&Type>, handles: &mut Handles) -> Result<T> {
+pub(crate) fn lift<T: DeserializeOwned>(
+    result: Option<Piece<'_>>,
+    ty: Option<&Type>,
+    handles: &mut Handles,
+) -> Result<T> {
     let (val, ty) = match (result, ty) {
         (Some(val), Some(ty)) => (val, ty.clone()),
         (None, None) => NULL,
         _ => return Err(Mismatch::new("the function's result and its type do not belong together")),
     };
     T::deserialize(Lift { val, ty, handles }).map_err(|mismatch| mismatch.at("result"))
+}
+
+/// A value as a call gave it.
+#[derive(Debug)]
+pub(crate) enum Piece<'a> {
+    Val(&'a Val),
+    Leaf(Leaf),
+    /// What an option has.
+    Some(Leaf),
+    /// What a case of a result has.
+    Case(Result<Leaf, Leaf>),
+}
+
+impl Piece<'_> {
+    pub(crate) const NONE: Piece<'static> = Piece::Val(&Val::Option(None));
+    pub(crate) const OK: Piece<'static> = Piece::Val(&Val::Result(Ok(None)));
+    pub(crate) const ERR: Piece<'static> = Piece::Val(&Val::Result(Err(None)));
+
+    /// Takes text out of a value, as it would be copied otherwise.
+    pub(crate) fn take(val: &mut Val) -> Piece<'_> {
+        match val {
+            Val::String(text) => Piece::Leaf(Leaf::Text(std::mem::take(text))),
+            val => Piece::Val(val),
+        }
+    }
+
+    /// What is within an option.
+    fn inner(self) -> Self {
+        match self {
+            Piece::Val(Val::Option(Some(val))) => Piece::Val(val),
+            Piece::Some(leaf) => Piece::Leaf(leaf),
+            other => other,
+        }
+    }
+
+    /// As [`bytes`] counts them.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Piece::Val(val) => bytes(val),
+            Piece::Leaf(leaf) => leaf.len(),
+            Piece::Some(leaf) | Piece::Case(Ok(leaf) | Err(leaf)) => DISCRIMINANT + leaf.len(),
+        }
+    }
+}
+
+/// What a direct call gives in one piece, and serde may take without a copy.
+#[derive(Debug)]
+pub(crate) enum Leaf {
+    Octets(Vec<u8>),
+    Text(String),
+}
+
+impl Leaf {
+    fn len(&self) -> u64 {
+        match self {
+            Leaf::Octets(octets) => octets.len() as u64,
+            Leaf::Text(text) => text.len() as u64,
+        }
+    }
 }
 
 /// Turns the arguments of a host function into a Rust value: a tuple by position, a struct or a map by name.
@@ -46,12 +109,13 @@ impl<'de> Deserializer<'de> for Args<'_> {
 
     fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value> {
         let entries = self.args.iter().zip(self.params).enumerate();
-        let entries = entries.map(|(at, (val, param))| (asked(&param.name, names, at), (val, param.ty.clone())));
+        let entries =
+            entries.map(|(at, (val, param))| (asked(&param.name, names, at), (Piece::Val(val), param.ty.clone())));
         Entries::visit(entries, self.handles, visitor)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let items = self.args.iter().zip(self.params).map(|(val, param)| (val, param.ty.clone()));
+        let items = self.args.iter().zip(self.params).map(|(val, param)| (Piece::Val(val), param.ty.clone()));
         Items::visit(items, self.handles, visitor)
     }
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value> {
@@ -79,17 +143,17 @@ impl<'de> Deserializer<'de> for Args<'_> {
 }
 
 /// A value and its type.
-type Typed<'a> = (&'a Val, Type);
+type Typed<'a> = (Piece<'a>, Type);
 
 /// What a missing result or payload reads like; null is null whatever its type.
-const NULL: Typed<'static> = (&Val::Option(None), Type::Bool);
+const NULL: Typed<'static> = (Piece::NONE, Type::Bool);
 
 /// How a Rust type spells its fields or cases.
 type Names = &'static [&'static str];
 
 /// The deserializer. The type comes along because a `Val` does not say of what it is a list, or an option.
 struct Lift<'a> {
-    val: &'a Val,
+    val: Piece<'a>,
     ty: Type,
     handles: &'a mut Handles,
 }
@@ -97,39 +161,68 @@ struct Lift<'a> {
 impl<'a> Lift<'a> {
     /// `Some(x)` reads like `x` to whoever did not ask for an option.
     fn peeled(mut self) -> Lift<'a> {
-        if let (Val::Option(Some(val)), Some(inner)) = (self.val, nullable(&self.ty)) {
-            self.val = val;
+        if matches!(self.val, Piece::Val(Val::Option(Some(_))) | Piece::Some(_))
+            && let Some(inner) = nullable(&self.ty)
+        {
+            self.val = self.val.inner();
             self.ty = inner;
         }
         self
     }
 
-    fn octets(&self) -> Option<Vec<u8>> {
+    /// The value in one piece, if it is nothing but bytes.
+    fn octets(self) -> Result<Vec<u8>, Lift<'a>> {
         let octet = |val: &Val| if let Val::U8(octet) = val { Some(*octet) } else { None };
         match self.val {
-            Val::List(vals) if is_octets(&self.ty) => vals.iter().map(octet).collect(),
-            _ => None,
+            Piece::Leaf(Leaf::Octets(octets)) => Ok(octets),
+            Piece::Val(Val::List(vals)) if is_octets(&self.ty) => {
+                vals.iter().map(octet).collect::<Option<_>>().ok_or(self)
+            }
+            _ => Err(self),
         }
     }
 
     /// The case of a variant or a result in our spelling, and its payload.
-    fn case(&self) -> Option<(Cow<'a, str>, Option<Typed<'a>>)> {
-        let (name, payload, ty) = match (self.val, &self.ty) {
-            (Val::Variant(name, payload), Type::Variant(variant)) => {
-                let case = variant.cases().find(|case| case.name == name)?;
-                (Cow::Owned(snake(name)), payload, case.ty)
+    fn case(self) -> Result<Case<'a>, Lift<'a>> {
+        let (name, payload) = match (self.val, &self.ty) {
+            (Piece::Val(Val::Variant(name, payload)), Type::Variant(variant))
+                if let Some(case) = variant.cases().find(|case| case.name == name) =>
+            {
+                (Cow::Owned(snake(name)), payload.as_deref().map(Piece::Val).zip(case.ty))
             }
-            (Val::Result(Ok(payload)), Type::Result(result)) => (Cow::Borrowed("Ok"), payload, result.ok()),
-            (Val::Result(Err(payload)), Type::Result(result)) => (Cow::Borrowed("Err"), payload, result.err()),
-            _ => return None,
+            (Piece::Val(Val::Result(payload)), Type::Result(result)) => match payload {
+                Ok(payload) => (Cow::Borrowed("Ok"), payload.as_deref().map(Piece::Val).zip(result.ok())),
+                Err(payload) => (Cow::Borrowed("Err"), payload.as_deref().map(Piece::Val).zip(result.err())),
+            },
+            (Piece::Case(case), Type::Result(result)) => match case {
+                Ok(leaf) => (Cow::Borrowed("Ok"), Some(Piece::Leaf(leaf)).zip(result.ok())),
+                Err(leaf) => (Cow::Borrowed("Err"), Some(Piece::Leaf(leaf)).zip(result.err())),
+            },
+            (val, _) => return Err(Lift { val, ..self }),
         };
-        Some((name, payload.as_deref().zip(ty)))
+        Ok(Case { name, payload, handles: self.handles })
+    }
+
+    /// The JSON form of a case.
+    fn deserialize_case<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let bare = matches!(self.ty, Type::Variant(_));
+        match self.case() {
+            Ok(Case { name, payload: None, .. }) if bare => visitor.visit_str(&name),
+            Ok(Case { name, payload, handles }) => {
+                Entries::visit(once((name, payload.unwrap_or(NULL))), handles, visitor)
+            }
+            Err(this) => Err(broken(&this.ty)),
+        }
     }
 }
 
 /// A value that is not of its type. wasmtime does not hand out such.
 fn broken(ty: &Type) -> Mismatch {
     Mismatch::new(format_args!("the value is not of its type {}", schema::wit(ty)))
+}
+
+fn no_handle(ty: &Type) -> Mismatch {
+    Mismatch::new(format_args!("{} is no handle", schema::wit(ty)))
 }
 
 fn not_finite(v: f64) -> &'static str {
@@ -145,8 +238,17 @@ impl<'de> Deserializer<'de> for Lift<'_> {
 
     /// The JSON form.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let this = self.peeled();
-        match (this.val, &this.ty) {
+        let this = match self.peeled().octets() {
+            Ok(octets) => return visitor.visit_string(BASE64.encode(octets)),
+            Err(this) => this,
+        };
+        let val = match this.val {
+            Piece::Val(val) => val,
+            Piece::Leaf(Leaf::Text(text)) => return visitor.visit_string(text),
+            Piece::Leaf(Leaf::Octets(_)) | Piece::Some(_) => return Err(broken(&this.ty)),
+            Piece::Case(_) => return this.deserialize_case(visitor),
+        };
+        match (val, &this.ty) {
             (Val::Bool(v), _) => visitor.visit_bool(*v),
             (Val::S8(v), _) => visitor.visit_i8(*v),
             (Val::U8(v), _) => visitor.visit_u8(*v),
@@ -164,30 +266,25 @@ impl<'de> Deserializer<'de> for Lift<'_> {
             (Val::String(v), _) => visitor.visit_str(v),
             (Val::Enum(name), _) => visitor.visit_string(snake(name)),
             (Val::Flags(names), _) => visitor.visit_seq(SeqDeserializer::new(names.iter().map(|name| snake(name)))),
-            (Val::List(_) | Val::Tuple(_), _) => match this.octets() {
-                Some(octets) => visitor.visit_string(BASE64.encode(octets)),
-                None => this.deserialize_seq(visitor),
-            },
+            (Val::List(_) | Val::Tuple(_), _) => this.deserialize_seq(visitor),
             (Val::Record(_), _) => this.deserialize_struct("", &[], visitor),
             (Val::Option(None), _) => visitor.visit_unit(),
             (Val::Option(Some(val)), Type::Option(option)) => {
-                Entries::visit(once((Cow::Borrowed("some"), (&**val, option.ty()))), this.handles, visitor)
+                let some = (Cow::Borrowed("some"), (Piece::Val(val), option.ty()));
+                Entries::visit(once(some), this.handles, visitor)
             }
-            (Val::Variant(..) | Val::Result(_), ty) => match this.case() {
-                Some((name, None)) if matches!(ty, Type::Variant(_)) => visitor.visit_str(&name),
-                Some((name, payload)) => Entries::visit(once((name, payload.unwrap_or(NULL))), this.handles, visitor),
-                None => Err(broken(ty)),
-            },
+            (Val::Variant(..) | Val::Result(_), _) => this.deserialize_case(visitor),
             (Val::Resource(_), _) => Err(Mismatch::new("a handle has no JSON form: take it as an isopod::Handle")),
             (_, ty) => Err(broken(ty)),
         }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match (self.val, &self.ty) {
-            (Val::Option(None), _) => visitor.visit_none(),
-            (Val::Option(Some(val)), Type::Option(option)) => {
-                visitor.visit_some(Lift { val, ty: option.ty(), handles: self.handles })
+        match (&self.val, &self.ty) {
+            (Piece::Val(Val::Option(None)), _) => visitor.visit_none(),
+            (Piece::Val(Val::Option(Some(_))) | Piece::Some(_), Type::Option(option)) => {
+                let ty = option.ty();
+                visitor.visit_some(Lift { val: self.val.inner(), ty, handles: self.handles })
             }
             _ => visitor.visit_some(self),
         }
@@ -198,52 +295,59 @@ impl<'de> Deserializer<'de> for Lift<'_> {
             return visitor.visit_newtype_struct(self);
         }
         let this = self.peeled();
-        match (this.val, &this.ty) {
-            (Val::Resource(resource), Type::Own(ty) | Type::Borrow(ty)) => {
+        match (&this.val, &this.ty) {
+            (Piece::Val(Val::Resource(resource)), Type::Own(ty) | Type::Borrow(ty)) => {
                 let number = this.handles.insert(*resource, *ty);
                 visitor.visit_newtype_struct(U64Deserializer::new(number))
             }
-            (_, ty) => Err(Mismatch::new(format_args!("{} is no handle", schema::wit(ty)))),
+            (_, ty) => Err(no_handle(ty)),
         }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
-        let (name, payload) = match this.val {
-            Val::Enum(name) => (Cow::Borrowed(name.as_str()), None),
-            Val::String(text) => return visitor.visit_enum(StrDeserializer::new(text)),
+        match &this.val {
+            Piece::Val(Val::Enum(name)) => {
+                visitor.visit_enum(Case { name: asked(name, names, 0), payload: None, handles: this.handles })
+            }
+            Piece::Val(Val::String(text)) | Piece::Leaf(Leaf::Text(text)) => {
+                visitor.visit_enum(StrDeserializer::new(text))
+            }
             _ => match this.case() {
-                Some(case) => case,
-                None => return this.deserialize_any(visitor),
+                Ok(case) => visitor.visit_enum(Case { name: asked(&case.name, names, 0), ..case }),
+                Err(this) => this.deserialize_any(visitor),
             },
-        };
-        visitor.visit_enum(Case { name: asked(&name, names, 0), payload, handles: this.handles })
+        }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, names: Names, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
-        match (this.val, &this.ty) {
-            (Val::Record(vals), Type::Record(record)) => {
+        match (&this.val, &this.ty) {
+            (Piece::Val(Val::Record(vals)), Type::Record(record)) => {
                 let fields = vals.iter().zip(record.fields()).enumerate();
-                let fields = fields.map(|(i, ((name, val), field))| (asked(name, names, i), (val, field.ty)));
+                let fields =
+                    fields.map(|(i, ((name, val), field))| (asked(name, names, i), (Piece::Val(val), field.ty)));
                 Entries::visit(fields, this.handles, visitor)
             }
-            (Val::Record(_), ty) => Err(broken(ty)),
+            (Piece::Val(Val::Record(_)), ty) => Err(broken(ty)),
             _ => this.deserialize_any(visitor),
         }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let this = self.peeled();
-        match (this.val, &this.ty) {
-            (Val::List(vals), Type::List(list)) => {
+        let this = match self.peeled().octets() {
+            Ok(octets) => return Items::visit(octets.into_iter(), &mut Handles::default(), visitor),
+            Err(this) => this,
+        };
+        match (&this.val, &this.ty) {
+            (Piece::Val(Val::List(vals)), Type::List(list)) => {
                 let item = list.ty();
-                Items::visit(vals.iter().map(|val| (val, item.clone())), this.handles, visitor)
+                Items::visit(vals.iter().map(|val| (Piece::Val(val), item.clone())), this.handles, visitor)
             }
-            (Val::Tuple(vals), Type::Tuple(tuple)) => {
-                Items::visit(vals.iter().zip(tuple.types()), this.handles, visitor)
+            (Piece::Val(Val::Tuple(vals)), Type::Tuple(tuple)) => {
+                Items::visit(vals.iter().map(Piece::Val).zip(tuple.types()), this.handles, visitor)
             }
-            (Val::List(_) | Val::Tuple(_), ty) => Err(broken(ty)),
+            (Piece::Val(Val::List(_) | Val::Tuple(_)), ty) => Err(broken(ty)),
             _ => this.deserialize_any(visitor),
         }
     }
@@ -255,10 +359,9 @@ impl<'de> Deserializer<'de> for Lift<'_> {
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let this = self.peeled();
-        match this.octets() {
-            Some(octets) => visitor.visit_byte_buf(octets),
-            None => this.deserialize_any(visitor),
+        match self.peeled().octets() {
+            Ok(octets) => visitor.visit_byte_buf(octets),
+            Err(this) => this.deserialize_any(visitor),
         }
     }
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -268,8 +371,8 @@ impl<'de> Deserializer<'de> for Lift<'_> {
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let this = self.peeled();
         match this.val {
-            Val::Float32(v) => visitor.visit_f32(*v),
-            Val::Float64(v) => visitor.visit_f64(*v),
+            Piece::Val(Val::Float32(v)) => visitor.visit_f32(*v),
+            Piece::Val(Val::Float64(v)) => visitor.visit_f64(*v),
             _ => this.deserialize_any(visitor),
         }
     }
@@ -287,8 +390,52 @@ impl<'de> Deserializer<'de> for Lift<'_> {
 
     /// See `Handle`.
     fn is_human_readable(&self) -> bool {
-        let val = if let Val::Option(Some(val)) = self.val { val } else { self.val };
+        let Piece::Val(val) = self.val else { return true };
+        let val = if let Val::Option(Some(val)) = val { val } else { val };
         !matches!(val, Val::Resource(_))
+    }
+}
+
+/// An octet of a list that is in one piece. It reads like a `u8` anywhere else.
+struct Octet(u8);
+
+impl<'de> Deserializer<'de> for Octet {
+    type Error = Mismatch;
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_u8(self.0)
+    }
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_some(self)
+    }
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value> {
+        if name == HANDLE { Err(no_handle(&Type::U8)) } else { visitor.visit_newtype_struct(self) }
+    }
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_unit()
+    }
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct enum identifier
+    }
+}
+
+/// An element of a list or a tuple.
+trait Item {
+    fn read<'de, T: DeserializeSeed<'de>>(self, seed: T, handles: &mut Handles) -> Result<T::Value>;
+}
+
+impl Item for Typed<'_> {
+    fn read<'de, T: DeserializeSeed<'de>>(self, seed: T, handles: &mut Handles) -> Result<T::Value> {
+        let (val, ty) = self;
+        seed.deserialize(Lift { val, ty, handles })
+    }
+}
+
+impl Item for u8 {
+    #[inline]
+    fn read<'de, T: DeserializeSeed<'de>>(self, seed: T, _: &mut Handles) -> Result<T::Value> {
+        seed.deserialize(Octet(self))
     }
 }
 
@@ -299,7 +446,7 @@ struct Items<'a, I> {
     handles: &'a mut Handles,
 }
 
-impl<'a, I: ExactSizeIterator<Item = Typed<'a>>> Items<'a, I> {
+impl<'a, I: ExactSizeIterator<Item: Item>> Items<'a, I> {
     fn visit<'de, V: Visitor<'de>>(items: I, handles: &'a mut Handles, visitor: V) -> Result<V::Value> {
         let mut items = Items { items, index: 0, handles };
         let value = visitor.visit_seq(&mut items)?;
@@ -310,13 +457,14 @@ impl<'a, I: ExactSizeIterator<Item = Typed<'a>>> Items<'a, I> {
     }
 }
 
-impl<'de, 'a, I: ExactSizeIterator<Item = Typed<'a>>> de::SeqAccess<'de> for Items<'a, I> {
+impl<'de, I: ExactSizeIterator<Item: Item>> de::SeqAccess<'de> for Items<'_, I> {
     type Error = Mismatch;
+    #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
-        let Some((val, ty)) = self.items.next() else { return Ok(None) };
+        let Some(item) = self.items.next() else { return Ok(None) };
         let index = self.index;
         self.index += 1;
-        seed.deserialize(Lift { val, ty, handles: self.handles }).map(Some).map_err(|e| e.at_index(index))
+        item.read(seed, self.handles).map(Some).map_err(|e| e.at_index(index))
     }
     fn size_hint(&self) -> Option<usize> {
         Some(self.items.len())

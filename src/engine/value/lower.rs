@@ -1,4 +1,6 @@
 //! In: serde to [`Val`], a serializer that is led by the type it is to reach.
+//!
+//! Bytes are kept in one piece, as [`Lowered`] has them, until something makes a `Val` for each of them necessary.
 
 use super::compound::{Around, Compound, case_name, choose, variant};
 use super::handle::{HANDLE, Use};
@@ -7,7 +9,7 @@ use super::{BASE64, Handles, Mismatch, Param, bytes, is_octets, nullable, same_n
 use crate::engine::schema;
 use crate::limits::KIB;
 use base64::Engine as _;
-use serde::ser::{Serialize, Serializer};
+use serde::ser::{Impossible, Serialize, Serializer};
 use std::fmt::{self, Display};
 use wasmtime::component::Val;
 use wasmtime::component::types::Type;
@@ -20,7 +22,7 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     params: &[Param],
     handles: &mut Handles,
     max_bytes: u64,
-) -> Result<(Vec<Val>, u64)> {
+) -> Result<(Vec<Lowered>, u64)> {
     let max_names = max_bytes.saturating_mul(NAMES_PER_BYTE);
     let mut cx = Cx { handles, max_bytes, max_names, spent: 0, names: 0, compared: 0 };
     let lowered = args.serialize(Lower::new(Want::Args(params), &mut cx));
@@ -29,7 +31,7 @@ pub(crate) fn lower<A: Serialize + ?Sized>(
     let spent = cx.spent;
     handles.settle(lowered.is_ok());
     match lowered? {
-        Val::Tuple(vals) => Ok((vals, spent)),
+        Lowered::Args(args) => Ok((args, spent)),
         _ => Err(Mismatch::new("the arguments did not form a list")),
     }
 }
@@ -41,10 +43,31 @@ pub(crate) fn lower_result<R: Serialize + ?Sized>(value: &R, ty: Option<&Type>, 
     let max_names = max_bytes;
     let mut cx = Cx { handles: &mut handles, max_bytes, max_names, spent: 0, names: 0, compared: 0 };
     let lowered = match ty {
-        Some(ty) => cx.value(value, ty).map(Some),
+        Some(ty) => cx.value(value, ty).map(|lowered| Some(lowered.val())),
         None => value.serialize(Lower::new(Want::Args(&[]), &mut cx)).map(|_| None),
     };
     cx.within_limits().and(lowered)
+}
+
+/// A value, with its bytes in one piece where it is nothing but bytes.
+#[derive(Debug)]
+pub(crate) enum Lowered {
+    Val(Val),
+    /// A `list<u8>`.
+    Octets(Vec<u8>),
+    /// All arguments of a function.
+    Args(Vec<Lowered>),
+}
+
+impl Lowered {
+    /// As wasmtime has it.
+    pub(crate) fn val(self) -> Val {
+        match self {
+            Lowered::Val(val) => val,
+            Lowered::Octets(octets) => Val::List(octets.into_iter().map(Val::U8).collect()),
+            Lowered::Args(args) => Val::Tuple(args.into_iter().map(Lowered::val).collect()),
+        }
+    }
 }
 
 /// The names of fields and cases are copied into every `Val` and chosen by the guest, so they need a bound of their
@@ -70,9 +93,15 @@ pub(super) struct Cx<'h> {
 
 impl<'h> Cx<'h> {
     /// Pays for payload, before it is copied.
+    #[inline]
     pub(super) fn spend(&mut self, bytes: u64) -> Result<()> {
         self.spent = self.spent.saturating_add(bytes);
-        self.within_limits()
+        if self.spent <= self.max_bytes { Ok(()) } else { Err(Mismatch::TooLarge) }
+    }
+
+    /// How many bytes of payload may still be spent.
+    pub(super) fn room(&self) -> u64 {
+        self.max_bytes.saturating_sub(self.spent)
     }
 
     /// Copies a name out of the component's types.
@@ -96,6 +125,7 @@ impl<'h> Cx<'h> {
         Ok(None)
     }
 
+    #[inline]
     fn within_limits(&self) -> Result<()> {
         let fits = self.spent <= self.max_bytes
             && self.names <= self.max_names
@@ -103,7 +133,8 @@ impl<'h> Cx<'h> {
         if fits { Ok(()) } else { Err(Mismatch::TooLarge) }
     }
 
-    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Val> {
+    #[inline]
+    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T, ty: &Type) -> Result<Lowered> {
         value.serialize(Lower::new(Want::One(ty), self))
     }
 
@@ -115,7 +146,7 @@ impl<'h> Cx<'h> {
         self.within_limits()?;
         self.spent = before;
         match key? {
-            Val::String(key) => Ok(key),
+            Lowered::Val(Val::String(key)) => Ok(key),
             _ => Err(Mismatch::new("expected a name")),
         }
     }
@@ -126,12 +157,12 @@ impl<'h> Cx<'h> {
         let val = self.value(number, &Type::U64);
         (self.spent, self.max_bytes) = (spent, max_bytes);
         match val? {
-            Val::U64(number) => Ok(number),
+            Lowered::Val(Val::U64(number)) => Ok(number),
             _ => Err(Mismatch::new("expected the number of a handle")),
         }
     }
 
-    fn scalar(&mut self, ty: &Type, found: Found<'_>) -> Result<Val> {
+    fn scalar(&mut self, ty: &Type, found: Found<'_>) -> Result<Lowered> {
         let val = match (ty, found) {
             (Type::Bool, Found::Bool(v)) => Some(Val::Bool(v)),
             (Type::S8, _) => found.int().map(Val::S8),
@@ -148,17 +179,17 @@ impl<'h> Cx<'h> {
             // What may be large is paid for before it is copied.
             (Type::String, Found::Str(v)) => {
                 self.spend(v.len() as u64)?;
-                return Ok(Val::String(v.to_owned()));
+                return Ok(Lowered::Val(Val::String(v.to_owned())));
             }
             (Type::String, Found::Char(v)) => Some(Val::String(v.to_string())),
             (Type::List(_), Found::Bytes(v)) if is_octets(ty) => {
                 self.spend(v.len() as u64)?;
-                return Ok(octets(v));
+                return Ok(Lowered::Octets(v.to_owned()));
             }
             (Type::List(_), Found::Str(v)) if is_octets(ty) => {
                 self.spend(v.trim_end_matches('=').len() as u64 * 3 / 4)?;
                 match BASE64.decode(v) {
-                    Ok(v) => return Ok(octets(&v)),
+                    Ok(v) => return Ok(Lowered::Octets(v)),
                     Err(_) => None,
                 }
             }
@@ -184,12 +215,8 @@ impl<'h> Cx<'h> {
         };
         let val = val.ok_or_else(|| Mismatch::of_type(ty, found))?;
         self.spend(bytes(&val))?;
-        Ok(val)
+        Ok(Lowered::Val(val))
     }
-}
-
-fn octets(octets: &[u8]) -> Val {
-    Val::List(octets.iter().copied().map(Val::U8).collect())
 }
 
 /// The serializer: what it is to reach, and what goes around that.
@@ -202,16 +229,17 @@ pub(super) struct Lower<'a, 'h> {
 #[derive(Clone, Copy)]
 pub(super) enum Want<'a> {
     One(&'a Type),
-    /// All arguments of a function; they become a `Val::Tuple`.
+    /// All arguments of a function; they become [`Lowered::Args`].
     Args(&'a [Param]),
 }
 
 impl<'a, 'h> Lower<'a, 'h> {
+    #[inline]
     pub(super) fn new(want: Want<'a>, cx: &'a mut Cx<'h>) -> Self {
         Lower { want, around: Around::default(), cx }
     }
 
-    fn scalar(mut self, found: Found<'_>) -> Result<Val> {
+    fn scalar(mut self, found: Found<'_>) -> Result<Lowered> {
         match self.want {
             Want::One(ty) => match nullable(ty) {
                 Some(inner) if !matches!(found, Found::Unit) => {
@@ -220,13 +248,16 @@ impl<'a, 'h> Lower<'a, 'h> {
                 }
                 _ => Ok(self.around.wrap(self.cx.scalar(ty, found)?)),
             },
-            Want::Args([]) if matches!(found, Found::Unit) => Ok(Val::Tuple(Vec::new())),
+            Want::Args([]) if matches!(found, Found::Unit) => Ok(Lowered::Args(Vec::new())),
             Want::Args(_) => Err(not_arguments(found)),
         }
     }
 
     fn compound(self, found: Found<'_>) -> Result<Compound<'a, 'h>> {
-        Compound::new(self.want, self.around, found, self.cx)
+        match self.want {
+            Want::One(ty) => Compound::new(ty, self.around, found, self.cx),
+            Want::Args(params) => Ok(Compound::args(params, found, self.cx)),
+        }
     }
 
     /// Enters the case of a Rust enum that has fields, as `found` tells.
@@ -240,7 +271,7 @@ impl<'a, 'h> Lower<'a, 'h> {
         let (case, payload) = choose(ty, name, self.cx)?;
         let Some(payload) = payload else { return Err(Mismatch::of_type(ty, found).at_name(name)) };
         self.around.enter(case, self.cx)?;
-        Compound::new(Want::One(&payload), self.around, found, self.cx)
+        Compound::new(&payload, self.around, found, self.cx)
     }
 }
 
@@ -318,16 +349,44 @@ impl Display for Found<'_> {
     }
 }
 
+/// What comes in one piece, to a serializer that has `scalar`.
 macro_rules! scalars {
+    () => {
+        scalars! {
+            Bool: serialize_bool(bool);
+            Int: serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
+                serialize_u16(u16) serialize_u32(u32) serialize_u64(u64);
+            Float: serialize_f32(f32) serialize_f64(f64);
+            Char: serialize_char(char);
+            Str: serialize_str(&str);
+            Bytes: serialize_bytes(&[u8]);
+        }
+    };
     ($($found:ident: $($method:ident($ty:ty))*;)*) => {
-        $($(fn $method(self, v: $ty) -> Result<Val> {
+        $($(fn $method(self, v: $ty) -> Result<Self::Ok> {
             self.scalar(Found::$found(v.into()))
         })*)*
+        fn serialize_u128(self, v: u128) -> Result<Self::Ok> {
+            // No WIT integer reaches that far: the largest i128 is as wrong as any.
+            self.scalar(Found::Int(v.try_into().unwrap_or(i128::MAX)))
+        }
+        fn serialize_none(self) -> Result<Self::Ok> {
+            self.scalar(Found::Unit)
+        }
+        fn serialize_unit(self) -> Result<Self::Ok> {
+            self.scalar(Found::Unit)
+        }
+        fn serialize_unit_struct(self, _: &'static str) -> Result<Self::Ok> {
+            self.scalar(Found::Unit)
+        }
+        fn serialize_unit_variant(self, _: &'static str, _: u32, case: &'static str) -> Result<Self::Ok> {
+            self.scalar(Found::Str(case))
+        }
     };
 }
 
 impl<'a, 'h> Serializer for Lower<'a, 'h> {
-    type Ok = Val;
+    type Ok = Lowered;
     type Error = Mismatch;
     type SerializeSeq = Compound<'a, 'h>;
     type SerializeTuple = Compound<'a, 'h>;
@@ -337,41 +396,20 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
     type SerializeStruct = Compound<'a, 'h>;
     type SerializeStructVariant = Compound<'a, 'h>;
 
-    scalars! {
-        Bool: serialize_bool(bool);
-        Int: serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
-            serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64);
-        Float: serialize_f32(f32) serialize_f64(f64);
-        Char: serialize_char(char);
-        Str: serialize_str(&str);
-        Bytes: serialize_bytes(&[u8]);
-    }
+    scalars!();
 
-    fn serialize_u128(self, v: u128) -> Result<Val> {
-        // No WIT integer reaches that far: the largest i128 is as wrong as any.
-        self.scalar(Found::Int(v.try_into().unwrap_or(i128::MAX)))
-    }
-    fn serialize_none(self) -> Result<Val> {
-        self.scalar(Found::Unit)
-    }
-    fn serialize_unit(self) -> Result<Val> {
-        self.scalar(Found::Unit)
-    }
-    fn serialize_unit_struct(self, _: &'static str) -> Result<Val> {
-        self.scalar(Found::Unit)
-    }
-    fn serialize_unit_variant(self, _: &'static str, _: u32, case: &'static str) -> Result<Val> {
-        self.scalar(Found::Str(case))
+    fn serialize_u8(self, v: u8) -> Result<Lowered> {
+        self.scalar(Found::Int(v.into()))
     }
 
     /// Rust says which option a `Some` belongs to, so `Option<Option<T>>` needs no `{"some": ..}` here.
-    fn serialize_some<T: Serialize + ?Sized>(mut self, value: &T) -> Result<Val> {
+    fn serialize_some<T: Serialize + ?Sized>(mut self, value: &T) -> Result<Lowered> {
         let Want::One(Type::Option(option)) = self.want else { return value.serialize(self) };
         self.around.enter(Val::Option(None), self.cx)?;
         value.serialize(Lower { want: Want::One(&option.ty()), ..self })
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Val> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Lowered> {
         if name != HANDLE {
             return value.serialize(self);
         }
@@ -385,15 +423,17 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
         _: u32,
         case: &'static str,
         value: &T,
-    ) -> Result<Val> {
+    ) -> Result<Lowered> {
         let mut object = self.compound(Found::Object)?;
         object.key(case)?;
         object.put(value)?;
         object.finish()
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Compound<'a, 'h>> {
-        self.compound(Found::Array)
+    fn serialize_seq(self, len: Option<usize>) -> Result<Compound<'a, 'h>> {
+        let mut array = self.compound(Found::Array)?;
+        array.reserve(len);
+        Ok(array)
     }
     fn serialize_tuple(self, _: usize) -> Result<Compound<'a, 'h>> {
         self.compound(Found::Array)
@@ -430,5 +470,91 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
     fn is_human_readable(&self) -> bool {
         let Want::One(ty) = self.want else { return true };
         !matches!(nullable(ty).as_ref().unwrap_or(ty), Type::Own(_) | Type::Borrow(_))
+    }
+}
+
+/// The serializer of a byte in a sequence. It is as strict as [`Lower`] with a `u8`, and apart because there may be
+/// millions of them.
+pub(super) struct Octet<'a, 'h>(pub(super) &'a mut Cx<'h>);
+
+impl Octet<'_, '_> {
+    #[cold]
+    fn scalar(self, found: Found<'_>) -> Result<u8> {
+        match self.0.scalar(&Type::U8, found)? {
+            Lowered::Val(Val::U8(octet)) => Ok(octet),
+            _ => Err(Mismatch::of_type(&Type::U8, found)),
+        }
+    }
+}
+
+impl Serializer for Octet<'_, '_> {
+    type Ok = u8;
+    type Error = Mismatch;
+    type SerializeSeq = Impossible<u8, Mismatch>;
+    type SerializeTuple = Impossible<u8, Mismatch>;
+    type SerializeTupleStruct = Impossible<u8, Mismatch>;
+    type SerializeTupleVariant = Impossible<u8, Mismatch>;
+    type SerializeMap = Impossible<u8, Mismatch>;
+    type SerializeStruct = Impossible<u8, Mismatch>;
+    type SerializeStructVariant = Impossible<u8, Mismatch>;
+
+    scalars!();
+
+    #[inline]
+    fn serialize_u8(self, v: u8) -> Result<u8> {
+        self.0.spend(1)?;
+        Ok(v)
+    }
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u8> {
+        value.serialize(self)
+    }
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<u8> {
+        if name != HANDLE {
+            return value.serialize(self);
+        }
+        let number = self.0.number(value)?;
+        self.scalar(Found::Handle(number))
+    }
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: &T,
+    ) -> Result<u8> {
+        Err(Mismatch::of_type(&Type::U8, Found::Object))
+    }
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self::SerializeSeq> {
+        Err(Mismatch::of_type(&Type::U8, Found::Array))
+    }
+    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple> {
+        Err(Mismatch::of_type(&Type::U8, Found::Array))
+    }
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeTupleStruct> {
+        Err(Mismatch::of_type(&Type::U8, Found::Array))
+    }
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        case: &'static str,
+        _: usize,
+    ) -> Result<Self::SerializeTupleVariant> {
+        Err(Mismatch::of_type(&Type::U8, variant(case)))
+    }
+    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap> {
+        Err(Mismatch::of_type(&Type::U8, Found::Object))
+    }
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeStruct> {
+        Err(Mismatch::of_type(&Type::U8, Found::Object))
+    }
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        case: &'static str,
+        _: usize,
+    ) -> Result<Self::SerializeStructVariant> {
+        Err(Mismatch::of_type(&Type::U8, variant(case)))
     }
 }

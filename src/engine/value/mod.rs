@@ -39,8 +39,8 @@ pub(super) mod tests;
 
 pub use handle::Handle;
 pub(crate) use handle::Handles;
-pub(crate) use lift::{lift, lift_args};
-pub(crate) use lower::{lower, lower_result};
+pub(crate) use lift::{Leaf, Piece, lift, lift_args};
+pub(crate) use lower::{Lowered, lower, lower_result};
 pub(crate) use mismatch::Mismatch;
 
 use base64::engine::DecodePaddingMode;

@@ -11,6 +11,26 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
+/// Arguments as wasmtime is given them.
+pub(in crate::engine) fn lower<A: Serialize + ?Sized>(
+    args: &A,
+    params: &[Param],
+    handles: &mut Handles,
+    max_bytes: u64,
+) -> Result<(Vec<Val>, u64), Mismatch> {
+    let (args, bytes) = super::lower(args, params, handles, max_bytes)?;
+    Ok((args.into_iter().map(Lowered::val).collect(), bytes))
+}
+
+/// A result as wasmtime gives it.
+pub(in crate::engine) fn lift<T: DeserializeOwned>(
+    result: Option<&Val>,
+    ty: Option<&Type>,
+    handles: &mut Handles,
+) -> Result<T, Mismatch> {
+    super::lift(result.map(Piece::Val), ty, handles)
+}
+
 /// The parameters and the result of the function `f` that a component imports.
 pub(in crate::engine) fn signature(wat: &str) -> (Vec<Param>, Option<Type>) {
     let engine = Engine::default();
