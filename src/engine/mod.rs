@@ -4,7 +4,14 @@
 //! metering, two with fuel; components without component-model async run on engines without it, which halves the cost
 //! of a call and keeps them away from the youngest part of wasmtime.
 
+pub(crate) mod artefact;
 mod budget;
+pub(crate) mod code;
+#[cfg(feature = "compiler")]
+pub(crate) mod compiler;
+#[cfg(not(feature = "compiler"))]
+#[path = "no_compiler.rs"]
+pub(crate) mod compiler;
 pub(crate) mod import;
 pub(crate) mod linker;
 pub(crate) mod pool;
@@ -24,11 +31,12 @@ use crate::limits::{LoadLimits, MIB, Resolved};
 use parking_lot::Mutex;
 use state::State;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use ticker::Ticker;
-use wasmtime::component::Component;
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm, Strategy};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+/// A component, compiled.
+pub(crate) type Component = wasmtime::component::Component;
 /// What functions are linked with.
 pub(crate) type Linker = wasmtime::component::Linker<State>;
 /// A component whose imports are linked.
@@ -57,6 +65,8 @@ pub(crate) struct Engine {
     /// What every function may use; cloned and added to for each function.
     pub linker: Linker,
     pub flavour: Flavour,
+    /// Of all that code compiled for it depends on; none in a build without a compiler.
+    pub compatibility: Option<artefact::Digest>,
 }
 
 /// The engines of a Host.
@@ -66,16 +76,23 @@ pub(crate) struct Engines {
     seats: u32,
     /// Whether that number was asked for, so that not having a pool for it is an error.
     strict: bool,
+    /// Of what code depends on that is metered by time, and by fuel.
+    families: [OnceLock<Option<artefact::Digest>>; 2],
 }
 
 impl Engines {
     pub(crate) fn new(seats: u32, strict: bool) -> Engines {
-        Engines { made: Mutex::default(), seats, strict }
+        Engines { made: Mutex::default(), seats, strict, families: Default::default() }
     }
 
     /// Calls that may run at once.
     pub(crate) fn seats(&self) -> u32 {
         self.seats
+    }
+
+    /// What code that is metered so depends on, whether it is asynchronous or not.
+    pub(crate) fn family(&self, fuel: bool) -> Option<artefact::Digest> {
+        *self.families[usize::from(fuel)].get_or_init(|| compiler::family(fuel))
     }
 
     /// The engine of that flavour, made now if this is its first function.
@@ -94,7 +111,8 @@ impl Engines {
         crate::capability::link(&mut linker, flavour.asynchronous).map_err(|e| {
             Error::new(ErrorKind::Internal, "the standard interfaces cannot be linked").because([e.to_string()])
         })?;
-        Ok(Arc::clone(slot.insert(Arc::new(Engine { wasmtime, linker, flavour }))))
+        let compatibility = compiler::compatibility(&wasmtime);
+        Ok(Arc::clone(slot.insert(Arc::new(Engine { wasmtime, linker, flavour, compatibility }))))
     }
 }
 
@@ -135,8 +153,6 @@ const BACKTRACE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 fn config(flavour: Flavour) -> Config {
     let mut config = Config::new();
     config
-        .strategy(Strategy::Cranelift)
-        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         .concurrency_support(flavour.asynchronous)
         .wasm_component_model_async(flavour.asynchronous)
         // One of the two, never both: together they cost 2.8 times the run time in a tight loop.
@@ -156,6 +172,7 @@ fn config(flavour: Flavour) -> Config {
         .wasm_backtrace_max_frames(Some(BACKTRACE))
         // Not from an environment variable: it would also change what compiled code is compatible with.
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+    compiler::tune(&mut config);
     config
 }
 
@@ -189,18 +206,8 @@ fn pool(flavour: Flavour, seats: u32) -> PoolingAllocationConfig {
     pool
 }
 
-/// Compiles; to be called where blocking is allowed.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8], limits: &Resolved) -> Result<Component> {
-    let component = Component::new(&engine.wasmtime, bytes).map_err(|e| {
-        let causes: Vec<String> = e.chain().map(|cause| cause.to_string()).collect();
-        // A test has components that are too large in each way, so that another wording would be seen.
-        let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
-            (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
-        } else {
-            (ErrorKind::InvalidComponent, "this is not a valid component; check it with `wasm-tools validate`")
-        };
-        Error::new(kind, format!("{what}, and see the cause")).because(causes)
-    })?;
+/// Whether a call of the component can have what it needs.
+pub(crate) fn fits(component: &Component, limits: &Resolved) -> Result<()> {
     if let Some(needs) = component.resources_required() {
         // The pool has said so already; without a pool nobody has.
         for (what, found, limit) in [("memories", needs.num_memories, MEMORIES), ("tables", needs.num_tables, TABLES)] {
@@ -218,7 +225,13 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8], limits: &Resolved) -> Resul
             return Err(Error::new(ErrorKind::OutOfMemory, text));
         }
     }
-    Ok(component)
+    Ok(())
+}
+
+/// What makes compiled code, and must be the same to load it.
+pub(crate) fn maker() -> String {
+    let (own, wasmtime) = (env!("CARGO_PKG_VERSION"), wasmtime_environ::VERSION);
+    format!("isopod {own} with wasmtime {wasmtime}")
 }
 
 /// Bytes of a page of linear memory.

@@ -22,17 +22,21 @@ pub(crate) struct Bounds {
     pub values: u64,
 }
 
-/// What was found.
+/// What was found. Of each bound, the most that was held against it: the same component passes whatever bounds these
+/// fit, without being read again.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
     /// Whether it needs component-model async: `async` functions, streams, futures, or any WASI 0.3 interface.
     pub asynchronous: bool,
-    /// Core functions, imports and globals.
-    pub functions: u32,
+    pub bytes: u64,
+    /// The most of core functions, imports and globals; types; and what instances export.
+    pub functions: u64,
     /// Core instances that one instance of the component consists of.
-    pub instances: u32,
+    pub instances: u64,
     /// Parts and adapters of one instance of the component.
-    pub adapters: u32,
+    pub adapters: u64,
+    pub nesting: u64,
+    pub values: u64,
     /// Parts of one instance of the component that have code of their own, at least 1. With component-model async each
     /// of them can stand still in the middle of a call, on a stack that nobody else can use meanwhile.
     pub parts: u32,
@@ -47,6 +51,18 @@ pub(crate) enum Refusal {
     TooDeep(u64),
     /// A component beyond a bound: its name, what was found, the bound.
     TooComplex { what: &'static str, found: u64, limit: u64 },
+}
+
+impl Facts {
+    /// Whether a component in which this was found passes those bounds.
+    pub(crate) fn within(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        within("component_bytes", self.bytes, bounds.bytes)?;
+        within("functions", self.functions, bounds.functions.into())?;
+        within("core_instances", self.instances, bounds.instances.into())?;
+        within("adapters", self.adapters, bounds.adapters.into())?;
+        within("nesting", self.nesting, bounds.nesting.into())?;
+        within("values", self.values, bounds.values)
+    }
 }
 
 impl From<wasmparser::BinaryReaderError> for Refusal {
@@ -67,7 +83,7 @@ pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
         }
         survey.visit(payload)?;
     }
-    Ok(survey.facts)
+    Ok(Facts { bytes: bytes.len() as u64, ..survey.facts })
 }
 
 /// The custom sections of that name of the component itself, not of its parts. For bytes that passed [`inspect`].
