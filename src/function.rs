@@ -240,6 +240,9 @@ pub struct FunctionBuilder<U = ()> {
     _imports: PhantomData<fn() -> U>,
 }
 
+/// What a load without a world links.
+const NOTHING: Option<fn(&mut engine::Linker) -> engine::LinkResult> = None;
+
 impl FunctionBuilder {
     pub(crate) fn new(host: Host, name: Arc<str>) -> FunctionBuilder {
         FunctionBuilder {
@@ -299,13 +302,13 @@ impl FunctionBuilder {
     /// or have no effect, for secrets, settings, variables and directories that cannot be had, and outside of a tokio
     /// runtime.
     pub async fn load(self) -> Result<Function> {
-        self.load_with(&[], |_| Ok(())).await
+        self.load_with(&[], NOTHING).await
     }
 
     /// [`load`](FunctionBuilder::load) for callers without async. See [`block_on`](crate::block_on).
     pub fn load_blocking(self) -> Result<Function> {
         let name = Arc::clone(&self.name);
-        crate::blocking::in_place(|| self.load_here(&[], |_| Ok(()))).map_err(|error| error.of(&name))
+        crate::blocking::in_place(|| self.load_here(&[], NOTHING)).map_err(|error| error.of(&name))
     }
 }
 
@@ -423,14 +426,14 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// # Errors
     /// As [`load`](FunctionBuilder::load), and [`ErrorKind::WrongExport`] for exports that differ from the world's.
     pub async fn load_typed<W: Link<U>>(self) -> Result<W::Handle> {
-        let function = self.load_with(W::IMPORTS, W::link).await?;
+        let function = self.load_with(W::IMPORTS, Some(W::link)).await?;
         Ok(W::handle(TypedFunction::new(function)?))
     }
 
     async fn load_with(
         self,
         provided: &'static [&'static str],
-        link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static,
+        link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static>,
     ) -> Result<Function> {
         let name = Arc::clone(&self.name);
         // Compiling takes milliseconds to seconds.
@@ -441,7 +444,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     fn load_here(
         self,
         provided: &[&str],
-        link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult,
+        link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult>,
     ) -> Result<Function> {
         let (name, callable) = (Arc::clone(&self.name), self.callable);
         let inner = Arc::new(self.build(provided, link).map_err(|error| error.of(&name))?);
@@ -451,7 +454,11 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         Ok(Function { inner, options: Options::default() })
     }
 
-    fn build(self, provided: &[&str], link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult) -> Result<Inner> {
+    fn build(
+        self,
+        provided: &[&str],
+        link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult>,
+    ) -> Result<Inner> {
         let limits = self.limits.resolve()?;
         let Some(source) = self.source else {
             return Err(Error::new(

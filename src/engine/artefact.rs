@@ -259,8 +259,9 @@ pub(crate) fn symbols(code: &[u8]) -> Option<(usize, usize)> {
         return None;
     }
     let (table, sections) = (number(0x28, 8)?, number(0x3c, 2)?);
+    let table_end = table.checked_add(sections * 64).filter(|end| *end <= code.len())?;
     let mut spans = (0..sections).map(|index| -> Option<(usize, usize, usize)> {
-        let entry = table.checked_add(index * 64)?;
+        let entry = table + index * 64;
         let (kind, offset, size) = (number(entry + 4, 4)?, number(entry + 0x18, 8)?, number(entry + 0x20, 8)?);
         Some((kind, offset, offset.checked_add(size)?))
     });
@@ -270,8 +271,135 @@ pub(crate) fn symbols(code: &[u8]) -> Option<(usize, usize)> {
     let ((_, start, middle), (kind, names, end)) = (spans[at], *spans.get(at + 1)?);
     let others = spans.iter().enumerate().filter(|(index, _)| *index != at && *index != at + 1);
     // Nothing else may lie in the gap.
-    let mut others = others.map(|(_, (_, from, to))| (*from, *to)).chain([(0, 64), (table, table + sections * 64)]);
+    let mut others = others.map(|(_, (_, from, to))| (*from, *to)).chain([(0, 64), (table, table_end)]);
     let apart = others.all(|(from, to)| from == to || to <= start || from >= end);
     let in_order = start <= middle && middle <= names && names <= end && end <= code.len();
     (kind == 3 && in_order && apart && end - start <= code.len() / 2).then(|| (start, end - start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(needs: Option<&[u8]>) -> Header {
+        Header {
+            usage: Use::Precompiled,
+            maker: "isopod 1".into(),
+            fuel: true,
+            compatibility: [1; 32],
+            digest: [2; 32],
+            facts: Facts {
+                asynchronous: true,
+                bytes: 3,
+                functions: 4,
+                instances: 5,
+                adapters: 6,
+                nesting: 7,
+                values: 8,
+                parts: 9,
+            },
+            needs: needs.map(<[u8]>::to_vec),
+            length: 13,
+            gap: (4, 3),
+        }
+    }
+
+    fn key(byte: u8) -> Key {
+        Key::new(Use::Precompiled, &[byte; 32])
+    }
+
+    fn is_authentic(whole: &[u8], key: &Key) -> bool {
+        let Some(length) = whole.first_chunk().and_then(|start| head_length(start).ok()) else { return false };
+        let Some((head, code)) = whole.split_at_checked(length) else { return false };
+        let Ok(header) = Header::read(head) else { return false };
+        let mut check = Check::new(key, head);
+        check.take(code);
+        header.stored() == code.len() as u64 && check.end().is_some()
+    }
+
+    #[test]
+    fn what_is_signed_is_read_back_and_fits_no_other_key_or_use() {
+        for needs in [None, Some(&b""[..]), Some(b"random = true")] {
+            let header = header(needs);
+            let head = header.sign(&key(1), [b"abcd", b"efghij"]).unwrap();
+            assert_eq!(Header::read(&head), Ok(header));
+            let whole = [&head[..], b"abcdefghij"].concat();
+            assert!(is_authentic(&whole, &key(1)) && !is_authentic(&whole, &key(2)));
+            assert!(!is_authentic(&whole, &Key::new(Use::Cached, &[1; 32])));
+            for bit in 0..8 * whole.len() {
+                let mut other = whole.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert!(!is_authentic(&other, &key(1)), "bit {bit}");
+            }
+            for cut in 0..whole.len() {
+                assert!(!is_authentic(&whole[..cut], &key(1)), "{cut} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_malformed() {
+        let bad = |length, gap| {
+            let head = Header { length, gap, ..header(None) }.sign(&key(1), [b"", b""]).unwrap();
+            Header::read(&head)
+        };
+        for (length, gap) in [(10, (8, 3)), (10, (0, 6)), (u64::MAX, (0, 0)), (10, (u64::MAX, 2)), (0, (0, 1))] {
+            assert_eq!(bad(length, gap), Err(Flaw::Malformed), "{length} {gap:?}");
+        }
+        assert!(bad(10, (0, 5)).is_ok());
+        let huge = Header { needs: Some(vec![0; MAX_HEAD]), ..header(None) };
+        assert!(huge.sign(&key(1), [b"", b""]).is_none());
+    }
+
+    #[test]
+    fn names_tell_components_engines_and_keys_apart() {
+        let name = |key: u8, digest: u8, engine: u8| Key::of_names(&[key; 32]).name(&[digest; 32], &[engine; 32]);
+        let names = [name(1, 1, 1), name(2, 1, 1), name(1, 2, 1), name(1, 1, 2), name(1, 2, 2)];
+        assert!(names.iter().enumerate().all(|(at, name)| name.len() == 64 && !names[..at].contains(name)));
+    }
+
+    /// An ELF file of a header, some bytes of each section, and the table of sections: (kind, bytes).
+    fn elf(sections: &[(u32, usize)]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01".to_vec();
+        file.resize(64, 0);
+        let mut table = Vec::new();
+        for (kind, size) in sections {
+            let mut entry = [0; 64];
+            entry[4..8].copy_from_slice(&kind.to_le_bytes());
+            entry[0x18..0x20].copy_from_slice(&(file.len() as u64).to_le_bytes());
+            entry[0x20..0x28].copy_from_slice(&(*size as u64).to_le_bytes());
+            table.extend(entry);
+            file.resize(file.len() + size, 0xaa);
+        }
+        let at = file.len() as u64;
+        file[0x28..0x30].copy_from_slice(&at.to_le_bytes());
+        file[0x3a..0x3c].copy_from_slice(&64_u16.to_le_bytes());
+        file[0x3c..0x3e].copy_from_slice(&u16::try_from(sections.len()).unwrap().to_le_bytes());
+        file.extend(table);
+        file
+    }
+
+    #[test]
+    fn tables_of_symbols_are_found_where_nothing_else_is() {
+        let good = [(0, 0), (1, 50), (2, 24), (3, 10), (3, 20)];
+        assert_eq!(symbols(&elf(&good)), Some((64 + 50, 34)));
+        assert_eq!(symbols(&elf(&[(0, 0), (1, 50), (3, 20)])), None, "there are none");
+        assert_eq!(symbols(&elf(&[(2, 24), (1, 50), (3, 10)])), None, "code is between them");
+        assert_eq!(symbols(&elf(&[(2, 2_000), (3, 2_000)])), None, "more than half");
+        let mut overlapping = elf(&good);
+        let table = overlapping.len() - 64 * good.len();
+        overlapping[table + 64 + 0x20] = 60;
+        assert_eq!(symbols(&overlapping), None, "code reaches into it");
+        let whole = elf(&good);
+        for cut in 0..whole.len() {
+            assert_eq!(symbols(&whole[..cut]), None, "{cut}");
+        }
+        for at in 0..whole.len() {
+            let mut wrong = whole.clone();
+            wrong[at] = 0xff;
+            if let Some((start, length)) = symbols(&wrong) {
+                assert!(start + length <= wrong.len());
+            }
+        }
+    }
 }

@@ -268,6 +268,42 @@ mod tests {
         assert!(by_type("").is_ok(), "a type that nothing has costs nothing");
     }
 
+    /// What was found is what the bounds were held against: a component passes those that it fits, and no narrower ones.
+    #[test]
+    fn what_was_found_tells_which_bounds_a_component_passes() {
+        let part = r#"(core module $m (type (func)) (func loop loop end end) (func (param i32)) (memory 1))
+            (core instance (instantiate $m)) (core instance (instantiate $m))"#;
+        let composed = format!("(component $c {part}) (instance (instantiate $c)) (instance (instantiate $c))");
+        let exports = r#"(import "f" (func $f)) (instance $a (export "f" (func $f)) (export "g" (func $f)))
+            (instance (export "a" (instance $a)) (export "b" (instance $a)) (export "c" (instance $a)))"#;
+        let roomy = Bounds { functions: 1_000, values: 10_000_000, ..BOUNDS };
+        for body in [part, &composed, exports, "", "(component (component))"] {
+            let bytes = wat::parse_str(format!("(component {body})")).unwrap();
+            let found = inspect(&bytes, roomy).unwrap();
+            let exact = Bounds {
+                bytes: found.bytes,
+                functions: found.functions as u32,
+                instances: found.instances as u32,
+                adapters: found.adapters as u32,
+                nesting: found.nesting as u32,
+                values: found.values,
+            };
+            assert_eq!((inspect(&bytes, exact), found.within(&exact)), (Ok(found), Ok(())), "{body}");
+            let less = |number: u32| number.saturating_sub(1);
+            for narrow in [
+                Bounds { bytes: exact.bytes - 1, ..exact },
+                Bounds { functions: less(exact.functions), ..exact },
+                Bounds { instances: less(exact.instances), ..exact },
+                Bounds { adapters: less(exact.adapters), ..exact },
+                Bounds { nesting: less(exact.nesting), ..exact },
+                Bounds { values: exact.values.saturating_sub(1), ..exact },
+            ] {
+                let (again, told) = (inspect(&bytes, narrow).err(), found.within(&narrow).err());
+                assert_eq!(again.is_some(), told.is_some(), "{body}: {narrow:?}");
+            }
+        }
+    }
+
     #[test]
     fn loops_are_counted_and_blocks_are_not() {
         let nested = |what: &str, depth: usize| {
