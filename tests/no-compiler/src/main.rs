@@ -14,12 +14,10 @@ fn main() -> Result<()> {
     let host = Host::builder().code_key(key).build()?;
 
     let function = host.function("ahead").component_file(&code).load_blocking()?;
-    for export in function.exports() {
-        println!("{export}");
-    }
-    let reply = function.call_blocking::<String>("analyze", ("one two three",));
-    println!("{:?}", reply.as_ref().map(|reply| &reply.value));
-    assert!(!reply.is_err_and(|error| error.kind() == ErrorKind::Internal));
+    // The text "one two", as base64.
+    let args = serde_json::json!([{ "path": "a.txt", "content": "b25lIHR3bw==" }]);
+    let report = function.call_blocking::<serde_json::Value>("inspect", args)?.value.to_string();
+    assert!(report.contains(r#"["words","2"]"#), "{report}");
 
     let refused = |error: isopod::Error| {
         assert_eq!(error.kind(), ErrorKind::Misuse, "built with a compiler, this is no test: {error:?}");
@@ -31,5 +29,6 @@ fn main() -> Result<()> {
     );
     let cache = Cache::dir(std::env::temp_dir().join(format!("isopod-no-compiler-{}", std::process::id()))).key(key);
     refused(Host::builder().cache(cache).build().unwrap_err());
+    println!("{code}: loaded and called without a compiler");
     Ok(())
 }
