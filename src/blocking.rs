@@ -1,4 +1,4 @@
-//! For callers without async: [`block_on`].
+//! For callers without async, [`block_on`]; and for work that would block those with it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::future::BoxFuture;
@@ -20,6 +20,41 @@ thread_local! {
 /// [`ErrorKind::Misuse`] inside an async runtime, where blocking would stop other tasks: use `.await` there, or
 /// `tokio::task::spawn_blocking`. Otherwise what the future gives.
 pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    with_runtime(|runtime| {
+        let open = Open::new();
+        let answer = runtime.block_on(future);
+        for work in open.close() {
+            runtime.block_on(work);
+        }
+        answer
+    })
+}
+
+/// Does work on this thread that takes long and has nothing to wait for; in [`block_on`]'s runtime, for what starts
+/// something there. A thread of the runtime would do it no sooner.
+pub(crate) fn in_place<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    with_runtime(|runtime| {
+        let _entered = runtime.enter();
+        work()
+    })
+}
+
+/// Does work that takes milliseconds to seconds: not on a thread that runs others' tasks.
+pub(crate) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let Ok(runtime) = Handle::try_current() else {
+        let text = "loading needs a tokio runtime; call it in one, or use `load_blocking`";
+        return Err(Error::new(ErrorKind::Misuse, text));
+    };
+    runtime.spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(if e.is_cancelled() {
+            Error::new(ErrorKind::Cancelled, "the runtime was shut down while it was loaded")
+        } else {
+            Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()])
+        })
+    })
+}
+
+fn with_runtime<T>(work: impl FnOnce(&Runtime) -> Result<T>) -> Result<T> {
     if Handle::try_current().is_ok() {
         return Err(Error::new(
             ErrorKind::Misuse,
@@ -38,12 +73,7 @@ pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
                 cell.get_or_init(|| made)
             }
         };
-        let open = Open::new();
-        let answer = runtime.block_on(future);
-        for work in open.close() {
-            runtime.block_on(work);
-        }
-        answer
+        work(runtime)
     })
 }
 

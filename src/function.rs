@@ -4,22 +4,22 @@
 
 use crate::call::{self, CallOptions, Line, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
-use crate::capability::{Binding, Bound, Grant, Needs, Policy, policy};
+use crate::capability::{Binding, Bound, Grant, Needs, Policy};
 use crate::context::Context;
 use crate::engine::entry::Entry;
 use crate::engine::export::{self, Export, Exports, Session};
 use crate::engine::import::Closure;
 use crate::engine::linker::Given;
 use crate::engine::pool::{self, Blueprint, Lease, MakeImports, Pool, Prepare};
-use crate::engine::precheck::{self, Bounds, Refusal};
 use crate::engine::reuse::Reuse;
 use crate::engine::state::State;
 use crate::engine::stock::Stock;
 use crate::engine::value::Handles;
-use crate::engine::{self, Flavour, Profile, linker};
+use crate::engine::{self, linker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{self, Host};
 use crate::limits::{Limits, LoadLimits, Resolved, Trust};
+use crate::load::{self, Loaded, Source};
 use crate::refiller;
 use crate::typed::{self, Link, TypedFunction};
 use crate::usage::Reply;
@@ -28,7 +28,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Read;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -275,11 +274,8 @@ pub struct FunctionBuilder<U = ()> {
     _imports: PhantomData<fn() -> U>,
 }
 
-enum Source {
-    File(PathBuf),
-    Bytes(Vec<u8>),
-    Text(String),
-}
+/// What a load without a world links.
+const NOTHING: Option<fn(&mut engine::Linker) -> engine::LinkResult> = None;
 
 impl FunctionBuilder {
     pub(crate) fn new(host: Host, name: Arc<str>) -> FunctionBuilder {
@@ -344,23 +340,27 @@ impl FunctionBuilder {
     /// or have no effect, for secrets, settings, variables and directories that cannot be had, and outside of a tokio
     /// runtime.
     pub async fn load(self) -> Result<Function> {
-        self.load_with(&[], |_| Ok(()), |_| Ok(None)).await
+        self.load_with(&[], NOTHING, |_| Ok(None)).await
     }
 
     /// [`load`](FunctionBuilder::load) for callers without async. See [`block_on`](crate::block_on).
     pub fn load_blocking(self) -> Result<Function> {
-        crate::block_on(self.load())
+        let name = Arc::clone(&self.name);
+        let built = crate::blocking::in_place(|| self.build(&[], NOTHING, |_| Ok(None)));
+        let built = built.map_err(|error| error.of(&name))?;
+        if built.probe.is_some() { crate::block_on(built.stocked()) } else { Ok(built.done()) }
     }
 }
 
 impl<U: Send + 'static> FunctionBuilder<U> {
-    /// The component in that file.
+    /// The component in that file, or what [`Host::precompile`] made of it.
     pub fn component_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.source = Some(Source::File(path.into()));
         self
     }
 
-    /// The component in these bytes. A stranger's unless [`trust`](FunctionBuilder::trust) says otherwise.
+    /// The component in these bytes, or what [`Host::precompile`] made of it. A stranger's unless
+    /// [`trust`](FunctionBuilder::trust) says otherwise, or it is precompiled.
     pub fn component_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.source = Some(Source::Bytes(bytes.into()));
         self
@@ -500,7 +500,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 Ok(Some(prepare))
             }
         };
-        let function = self.load_with(W::IMPORTS, W::link, find).await?;
+        let function = self.load_with(W::IMPORTS, Some(W::link), find).await?;
         let indices = found.get().cloned();
         let indices = indices
             .ok_or_else(|| Error::new(ErrorKind::Internal, "its exports are lost; please report this").of(&name))?;
@@ -510,45 +510,21 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     async fn load_with(
         self,
         provided: &'static [&'static str],
-        link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static,
+        link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static>,
         find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>> + Send + 'static,
     ) -> Result<Function> {
-        let (name, callable) = (Arc::clone(&self.name), self.callable);
-        // Compiling takes milliseconds to seconds: not on a thread that runs others' tasks.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            let text = "loading needs a tokio runtime; call it in one, or use `load_blocking`";
-            return Err(Error::new(ErrorKind::Misuse, text).of(&name));
-        };
-        let loaded = runtime.spawn_blocking(move || self.build(provided, link, find)).await.unwrap_or_else(|e| {
-            Err(if e.is_cancelled() {
-                Error::new(ErrorKind::Cancelled, "the runtime was shut down while it was loaded")
-            } else {
-                Error::new(ErrorKind::Internal, "loading failed; please report this").because([e.to_string()])
-            })
-        });
-        let (inner, probe) = loaded.map_err(|error| error.of(&name))?;
-        let inner = Arc::new(inner);
-        if let Some(probe) = probe {
-            let (pool, host) = (&inner.pool, &*inner.host);
-            let started = async {
-                call::start_early(pool, &probe, &host.clock, &host.ticker).await?;
-                refiller::start_missing(pool, &host.clock, &host.ticker).await
-            };
-            started.await.map_err(|error| error.of(&name))?;
-        }
-        if callable {
-            inner.host.functions.add(&inner);
-        }
-        Ok(Function { inner, options: Options::default() })
+        let name = Arc::clone(&self.name);
+        // Compiling takes milliseconds to seconds.
+        let built = crate::blocking::unblock(move || self.build(provided, link, find)).await;
+        built.map_err(|error| error.of(&name))?.stocked().await
     }
 
-    /// The function, and, if it is to be prewarmed, what shows whether it can be.
     fn build(
         self,
         provided: &[&str],
-        link: impl FnOnce(&mut engine::Linker) -> engine::LinkResult,
+        link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult>,
         find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>>,
-    ) -> Result<(Inner, Option<engine::Pre>)> {
+    ) -> Result<Built> {
         let limits = self.limits.resolve()?;
         let Some(source) = self.source else {
             return Err(Error::new(
@@ -556,58 +532,17 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 "no component was given; add `.component_file(..)`, `.component_bytes(..)` or `.component_wat(..)`",
             ));
         };
-        let bounds = self.load_limits.unwrap_or_else(|| source.default_trust().into());
-        if bounds.instances > LoadLimits::MAX_INSTANCES {
-            let text = format!(
-                "a core_instances limit of {} is beyond what the pool holds; at most {}",
-                bounds.instances,
-                LoadLimits::MAX_INSTANCES
-            );
-            return Err(Error::new(ErrorKind::Misuse, text));
-        }
-        let bytes = source.read(bounds.bytes)?;
-        let facts = precheck::inspect(
-            &bytes,
-            Bounds {
-                bytes: bounds.bytes,
-                functions: bounds.functions,
-                instances: bounds.instances,
-                adapters: bounds.adapters,
-                nesting: bounds.nesting,
-                values: bounds.values,
-            },
-        )
-        .map_err(refused)?;
         let host = self.host.0;
         let sizes = host.engines.sizes;
         if let Some(why) = self.reuse.as_ref().and_then(|reuse| reuse.check().err()) {
             return Err(Error::new(ErrorKind::Misuse, why));
         }
-        if limits.memory > sizes.profile.memory() && sizes.profile == Profile::Density {
-            let text = format!(
-                "a memory limit of {} bytes can never be reached with Profile::Density, whose slots have {}; lower it, or choose another profile",
-                limits.memory,
-                sizes.profile.memory()
-            );
-            return Err(Error::new(ErrorKind::Misuse, text));
-        }
-        let flavour = Flavour {
-            asynchronous: facts.asynchronous,
-            fuel: limits.fuel.is_some(),
-            image: facts.data > sizes.profile.copies(),
+        let mut loaded = load::load(source, self.load_limits, &limits, &host)?;
+        let needs = match self.needs {
+            Some(needs) => Some(needs),
+            None => loaded.needs()?,
         };
-        let engine = host.engines.get(flavour, &host.ticker)?;
-        let component = engine::compile(&engine, &bytes, &limits)?;
-        let memories = component.resources_required().map_or(1, |needs| needs.num_memories.max(1));
-        // A composed component with async may stand still in each of its parts at once, on a stack for each.
-        let width = if facts.asynchronous { facts.parts.max(memories) } else { memories };
-        if width > sizes.seats {
-            let text = format!(
-                "the component has {width} memories, or parts that may wait at once, and the host {} seats, so that no call could run; raise `HostBuilder::seats`",
-                sizes.seats
-            );
-            return Err(Error::new(ErrorKind::TooComplex, text));
-        }
+        let Loaded { engine, component, width, starts, .. } = loaded;
         match self.prewarm {
             Some(0) => {
                 let text = "`.prewarm(0)` keeps no instance ready; raise it, or remove it";
@@ -624,10 +559,6 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             _ => {}
         }
         let imported = linker::imports(&component, &engine);
-        let needs = match self.needs {
-            Some(needs) => Some(needs),
-            None => own_needs(&bytes)?,
-        };
         let bound = Bound::bind(
             self.grants,
             Binding {
@@ -678,7 +609,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             imports: self.imports,
             prepare,
             width,
-            starts: facts.starts || (facts.data > 0 && !flavour.image),
+            starts,
         };
         let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, self.reuse);
         let inner = Inner {
@@ -693,84 +624,37 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             line: Line::default(),
             pace: Pace::default(),
         };
-        Ok((inner, probe))
+        Ok(Built { inner: Arc::new(inner), probe, callable: self.callable })
     }
 }
 
-impl Source {
-    fn default_trust(&self) -> Trust {
-        match self {
-            Source::File(_) | Source::Text(_) => Trust::Own,
-            Source::Bytes(_) => Trust::Untrusted,
+/// A function that nobody has yet.
+struct Built {
+    inner: Arc<Inner>,
+    /// If it is to be prewarmed, what shows whether it can be.
+    probe: Option<engine::Pre>,
+    callable: bool,
+}
+
+impl Built {
+    /// Fills its stock.
+    async fn stocked(self) -> Result<Function> {
+        let Inner { pool, host, name, .. } = &*self.inner;
+        if let Some(probe) = &self.probe {
+            let started = async {
+                call::start_early(pool, probe, &host.clock, &host.ticker).await?;
+                refiller::start_missing(pool, &host.clock, &host.ticker).await
+            };
+            started.await.map_err(|error| error.of(name))?;
         }
+        Ok(self.done())
     }
 
-    /// The bytes, at most one more than allowed: enough for the check to see that there are too many.
-    fn read(self, limit: u64) -> Result<Vec<u8>> {
-        match self {
-            Source::Bytes(bytes) => Ok(bytes),
-            // Reading it is work before anything is measured, so it has the bound of what it stands for.
-            Source::Text(text) if text.len() as u64 > limit => {
-                Err(refused(Refusal::TooComplex { what: "component_bytes", found: text.len() as u64, limit }))
-            }
-            Source::Text(text) => wat::parse_str(&text).map_err(|e| {
-                // The first line says what is wrong; what follows is a picture of the place.
-                let text = e.to_string();
-                let reason = text.lines().next().unwrap_or_default();
-                let place = text.split_once("<anon>:").and_then(|(_, rest)| rest.lines().next()).unwrap_or("?");
-                let text = format!("the component's text cannot be parsed at {place} (line:column): {reason}");
-                Error::new(ErrorKind::InvalidComponent, text)
-            }),
-            Source::File(path) => {
-                let unreadable = |e: std::io::Error| {
-                    Error::from_io(
-                        ErrorKind::InvalidComponent,
-                        format!("the component file {} cannot be read", path.display()),
-                        &e,
-                    )
-                };
-                // Opening a pipe would wait for somebody to write to it.
-                if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
-                    return Err(Error::new(ErrorKind::InvalidComponent, format!("{} is not a file", path.display())));
-                }
-                let mut bytes = Vec::new();
-                let file = std::fs::File::open(&path).map_err(unreadable)?;
-                file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
-                Ok(bytes)
-            }
+    fn done(self) -> Function {
+        if self.callable {
+            self.inner.host.functions.add(&self.inner);
         }
-    }
-}
-
-/// What the component says in itself that it needs.
-fn own_needs(bytes: &[u8]) -> Result<Option<Needs>> {
-    let invalid = |why: &str| {
-        let text = format!("its section `{}` cannot be used: {why}", policy::SECTION);
-        Err(Error::new(ErrorKind::InvalidComponent, text))
-    };
-    match precheck::custom_sections(bytes, policy::SECTION)[..] {
-        [] => Ok(None),
-        [section] => match std::str::from_utf8(section) {
-            Ok(text) => Needs::from_toml(text).map(Some).or_else(|e| invalid(&e.to_string())),
-            Err(_) => invalid("it is not UTF-8"),
-        },
-        _ => invalid("there are several"),
-    }
-}
-
-fn refused(refusal: Refusal) -> Error {
-    match refusal {
-        Refusal::TooDeep(most) => Error::new(
-            ErrorKind::TooComplex,
-            format!("the component's types are nested more than {most} deep, which no toolchain makes"),
-        ),
-        Refusal::Invalid(why) => Error::new(ErrorKind::InvalidComponent, format!("this cannot be loaded: {why}")),
-        Refusal::TooComplex { what, found, limit } => Error::new(
-            ErrorKind::TooComplex,
-            format!(
-                "the component has at least {found} {what}, more than the {limit} it may have; raise `LoadLimits::{what}` if you trust it"
-            ),
-        ),
+        Function { inner: self.inner, options: Options::default() }
     }
 }
 

@@ -1,15 +1,18 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
+use crate::cache::Cache;
 use crate::capability::Secret;
 use crate::capability::files::disk::Disk;
 use crate::capability::http::{Network, Wires};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
+use crate::engine::artefact::{Key, Use};
 use crate::engine::slots::Slots;
 use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour, Profile, Sizes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionBuilder, Registry};
+use crate::load::Kept;
 use crate::log::LogSink;
 use crate::refiller::Refiller;
 use crate::store::Store;
@@ -19,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 /// Runs functions. Made once, for the life of the application; a clone is another handle to the same host.
 #[derive(Clone)]
@@ -44,6 +48,9 @@ pub(crate) struct Inner {
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
     pub functions: Registry,
+    pub cache: Option<Kept>,
+    /// The key of precompiled code.
+    pub code_key: Option<Key>,
 }
 
 impl Host {
@@ -69,6 +76,8 @@ impl Host {
             sink: None,
             store: None,
             scratch: None,
+            cache: None,
+            code_key: None,
         }
     }
 
@@ -109,6 +118,8 @@ pub struct HostBuilder {
     sink: Option<Arc<dyn LogSink>>,
     store: Option<Store>,
     scratch: Option<PathBuf>,
+    cache: Option<Cache>,
+    code_key: Option<Zeroizing<[u8; 32]>>,
 }
 
 /// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
@@ -191,12 +202,28 @@ impl HostBuilder {
         self
     }
 
+    /// Keeps compiled code in a folder, so that loading a component again takes a fraction of the time. Default: nothing is
+    /// kept. A cache without a key, or with a folder or a key file that cannot be used, fails
+    /// [`build`](HostBuilder::build); whatever happens to the folder later, functions load.
+    pub fn cache(mut self, cache: Cache) -> HostBuilder {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// The key that [`Host::precompile`] signs with, and that precompiled code must be signed with to be loaded: 32 random
+    /// bytes, known to the build pipeline and to the application. Whoever has it and can give the application a component
+    /// can make it run native code. It may be the same as a [`Cache`]'s: each use derives a key of its own.
+    pub fn code_key(mut self, key: [u8; 32]) -> HostBuilder {
+        self.code_key = Some(Zeroizing::new(key));
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] for numbers of seats and instances that contradict each other or that this machine cannot
-    /// hold, two different profiles, a tick out of range, a root
-    /// certificate that cannot be read, two secrets of one name, or where the operating system refuses a thread.
+    /// hold, two different profiles, a tick out of range, a root certificate that cannot be read, two secrets of one name,
+    /// a cache that cannot be used or has no key, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
         if self.seats == Some(0) {
@@ -232,6 +259,12 @@ impl HostBuilder {
             engines.get(Flavour { asynchronous: false, fuel: false, image: false }, &ticker)?;
         }
         let slots = Slots::new(instances);
+        let cache = self.cache.map(Kept::open).transpose()?;
+        if cache.is_some() && engines.family(false).is_none() {
+            return misuse(
+                "a cache has no effect: this build has no compiler, whose work it would keep; remove it".into(),
+            );
+        }
         let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
         Ok(Host(Arc::new(Inner {
@@ -249,6 +282,8 @@ impl HostBuilder {
             secrets: self.secrets,
             sink: self.sink,
             functions: Registry::default(),
+            cache,
+            code_key: self.code_key.map(|key| Key::new(Use::Precompiled, &key)),
         })))
     }
 }

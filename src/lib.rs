@@ -7,6 +7,7 @@ mod function;
 mod call;
 mod host;
 mod refiller;
+mod load;
 
 mod command;
 mod event;
@@ -28,6 +29,7 @@ mod future;
 
 mod capability;
 pub mod store;
+mod cache;
 mod engine;
 mod bindings;
 #[cfg(feature = "testkit")]
@@ -37,6 +39,7 @@ pub mod unstable;
 
 pub use self::http::Body;
 pub use blocking::block_on;
+pub use cache::{Cache, CacheStats};
 pub use call::{CallOptions, Options};
 pub use capability::http::{Http, Network, Stream};
 pub use capability::{Args, Clocks, Config, Dir, Env, Functions, Grant, KeyValue, Log, Random, Scratch, Stdin};

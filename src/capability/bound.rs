@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Resolved;
 use crate::log::LogSink;
 use crate::store::Store;
+use std::borrow::Cow;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::WasiCtxBuilder;
@@ -167,22 +168,22 @@ impl Bound {
             || (self.buckets.is_some() && keyvalue::is_provided(import))
     }
 
-    /// Links what the grants bring.
-    pub(crate) fn link<T: Reach>(&self, linker: &mut Linker<T>, asynchronous: bool) -> wasmtime::Result<()> {
+    /// Links what the grants bring, if they bring anything.
+    pub(crate) fn link<T: Reach>(&self, linker: &mut Cow<'_, Linker<T>>, asynchronous: bool) -> wasmtime::Result<()> {
         if self.egress.is_some() {
-            http::link(linker, asynchronous)?;
+            http::link(linker.to_mut(), asynchronous)?;
         }
         if self.has_named_secrets() {
-            secrets::link(linker)?;
+            secrets::link(linker.to_mut())?;
         }
         if self.config.is_some() {
-            config::link(linker)?;
+            config::link(linker.to_mut())?;
         }
         if self.calls_by_name() {
-            functions::link(linker)?;
+            functions::link(linker.to_mut())?;
         }
         if self.buckets.is_some() {
-            keyvalue::link(linker)?;
+            keyvalue::link(linker.to_mut())?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use super::state::{State, TooEarly};
 use crate::capability::{self, Bound};
 use crate::denial::Denial;
 use crate::error::{Error, ErrorKind, Result};
+use std::borrow::Cow;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 
@@ -19,18 +20,19 @@ pub(crate) fn imports(component: &Component, engine: &Engine) -> Vec<String> {
 pub(crate) struct Given<'a, L> {
     /// Names of what `link` brings.
     pub provided: &'a [&'a str],
-    pub link: L,
+    /// None if there is nothing to bring.
+    pub link: Option<L>,
     pub closures: Vec<Closure>,
 }
 
 /// A linker for the component: the standard interfaces, then the embedder's, then denials if those were asked for.
-pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
-    engine: &Engine,
+pub(crate) fn wire<'a, L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
+    engine: &'a Engine,
     component: &Component,
     bound: &Bound,
     given: Given<'_, L>,
     deny_at_call: bool,
-) -> Result<Linker<State>> {
+) -> Result<Cow<'a, Linker<State>>> {
     let ty = component.component_type();
     let others = ty.imports(&engine.wasmtime).filter(|(name, _)| {
         let provided = given.provided.iter().any(|known| same_track(known, name));
@@ -60,21 +62,24 @@ pub(crate) fn wire<L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     if !complete && !deny_at_call {
         return Err(ungranted(names.iter().map(String::as_str), bound));
     }
-    let mut linker = engine.linker.clone();
+    // Copied only if something is added: a copy takes longer than most of the rest of loading.
+    let mut linker = Cow::Borrowed(&engine.linker);
     bound.link(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
-    (given.link)(&mut linker).map_err(|e| wrong_import(&e))?;
+    if let Some(link) = given.link {
+        link(linker.to_mut()).map_err(|e| wrong_import(&e))?;
+    }
     if missing.iter().any(|(name, _)| capability::is_denied_standard(name)) {
-        linker.allow_shadowing(true);
-        capability::link_types_of_denied(&mut linker, engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
+        linker.to_mut().allow_shadowing(true);
+        capability::link_types_of_denied(linker.to_mut(), engine.flavour.asynchronous).map_err(|e| wrong_import(&e))?;
     }
     for (name, item) in &missing {
-        deny(&mut linker, engine, bound, name, item).map_err(|e| wrong_import(&e))?;
+        deny(linker.to_mut(), engine, bound, name, item).map_err(|e| wrong_import(&e))?;
     }
     for served in served {
-        served.link(&mut linker).map_err(|e| wrong_import(&e))?;
+        served.link(linker.to_mut()).map_err(|e| wrong_import(&e))?;
     }
     for closed in closed {
-        closed.link(&mut linker, bound).map_err(|e| wrong_import(&e))?;
+        closed.link(linker.to_mut(), bound).map_err(|e| wrong_import(&e))?;
     }
     Ok(linker)
 }
@@ -337,12 +342,12 @@ impl std::error::Error for Refused {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Flavour, config};
+    use crate::engine::{Flavour, Profile, config};
 
     /// A denial replaces a function that is there already, or else it would be in an interface that nobody imports.
     #[test]
     fn denied_interfaces_are_linked_under_the_names_that_denials_use() {
-        let engine = wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false, image: false })).unwrap();
+        let engine = wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false, image: false }, Profile::Latency)).unwrap();
         let mut linker = Linker::<State>::new(&engine);
         capability::link_types_of_denied(&mut linker, true).unwrap();
         for (import, function) in [

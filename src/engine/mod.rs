@@ -6,7 +6,14 @@
 //! slot serves any function; those that begin with much run on engines that map it, where a slot is best used again by the
 //! function that had it before.
 
+pub(crate) mod artefact;
 mod budget;
+pub(crate) mod code;
+#[cfg(feature = "compiler")]
+pub(crate) mod compiler;
+#[cfg(not(feature = "compiler"))]
+#[path = "no_compiler.rs"]
+pub(crate) mod compiler;
 mod direct;
 pub(crate) mod import;
 pub(crate) mod linker;
@@ -31,11 +38,12 @@ use crate::limits::{LoadLimits, MIB, Resolved};
 use parking_lot::Mutex;
 use state::State;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use ticker::Ticker;
-use wasmtime::component::Component;
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm, Strategy};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+/// A component, compiled.
+pub(crate) type Component = wasmtime::component::Component;
 /// What functions are linked with.
 pub(crate) type Linker = wasmtime::component::Linker<State>;
 /// A component whose imports are linked.
@@ -131,17 +139,26 @@ pub(crate) struct Engine {
     /// What every function may use; cloned and added to for each function.
     pub linker: Linker,
     pub flavour: Flavour,
+    /// Of all that code compiled for it depends on; none in a build without a compiler.
+    pub compatibility: Option<artefact::Digest>,
 }
 
 /// The engines of a Host.
 pub(crate) struct Engines {
     made: Mutex<[Option<Arc<Engine>>; 8]>,
     pub sizes: Sizes,
+    /// Of what code depends on that is metered by time, and by fuel.
+    families: [OnceLock<Option<artefact::Digest>>; 2],
 }
 
 impl Engines {
     pub(crate) fn new(sizes: Sizes) -> Engines {
-        Engines { made: Mutex::default(), sizes }
+        Engines { made: Mutex::default(), sizes, families: Default::default() }
+    }
+
+    /// What code that is metered so depends on, whatever else its engine is.
+    pub(crate) fn family(&self, fuel: bool) -> Option<artefact::Digest> {
+        *self.families[usize::from(fuel)].get_or_init(|| compiler::family(fuel, self.sizes.profile))
     }
 
     /// The engine of that flavour, made now if this is its first function.
@@ -160,16 +177,14 @@ impl Engines {
         crate::capability::link(&mut linker, flavour.asynchronous).map_err(|e| {
             Error::new(ErrorKind::Internal, "the standard interfaces cannot be linked").because([e.to_string()])
         })?;
-        Ok(Arc::clone(slot.insert(Arc::new(Engine { wasmtime, linker, flavour }))))
+        let compatibility = compiler::compatibility(&wasmtime);
+        Ok(Arc::clone(slot.insert(Arc::new(Engine { wasmtime, linker, flavour, compatibility }))))
     }
 }
 
 /// An engine with a pool; one without where the operating system refuses the pool its address space.
 fn make(flavour: Flavour, sizes: Sizes) -> Result<wasmtime::Engine> {
-    let mut config = config(flavour);
-    if sizes.profile == Profile::Density {
-        config.memory_reservation(sizes.profile.memory()).memory_guard_size(PAGE);
-    }
+    let mut config = config(flavour, sizes.profile);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(flavour, sizes)));
     let refusal = match wasmtime::Engine::new(&config) {
         Ok(engine) => return Ok(engine),
@@ -202,11 +217,12 @@ const STACK: usize = 2 << 20;
 /// Frames of a guest's backtrace.
 const BACKTRACE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 
-fn config(flavour: Flavour) -> Config {
+fn config(flavour: Flavour, profile: Profile) -> Config {
     let mut config = Config::new();
+    if profile == Profile::Density {
+        config.memory_reservation(profile.memory()).memory_guard_size(PAGE);
+    }
     config
-        .strategy(Strategy::Cranelift)
-        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         .concurrency_support(flavour.asynchronous)
         .wasm_component_model_async(flavour.asynchronous)
         // One of the two, never both: together they cost 2.8 times the run time in a tight loop.
@@ -227,6 +243,7 @@ fn config(flavour: Flavour) -> Config {
         .wasm_backtrace_max_frames(Some(BACKTRACE))
         // Not from an environment variable: it would also change what compiled code is compatible with.
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+    compiler::tune(&mut config);
     config
 }
 
@@ -270,18 +287,8 @@ fn pool(flavour: Flavour, sizes: Sizes) -> PoolingAllocationConfig {
     pool
 }
 
-/// Compiles; to be called where blocking is allowed.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8], limits: &Resolved) -> Result<Component> {
-    let component = Component::new(&engine.wasmtime, bytes).map_err(|e| {
-        let causes: Vec<String> = e.chain().map(|cause| cause.to_string()).collect();
-        // A test has components that are too large in each way, so that another wording would be seen.
-        let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
-            (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
-        } else {
-            (ErrorKind::InvalidComponent, "this is not a valid component; check it with `wasm-tools validate`")
-        };
-        Error::new(kind, format!("{what}, and see the cause")).because(causes)
-    })?;
+/// Whether a call of the component can have what it needs.
+pub(crate) fn fits(component: &Component, limits: &Resolved) -> Result<()> {
     if let Some(needs) = component.resources_required() {
         // The pool has said so already; without a pool nobody has.
         for (what, found, limit) in [("memories", needs.num_memories, MEMORIES), ("tables", needs.num_tables, TABLES)] {
@@ -299,7 +306,13 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8], limits: &Resolved) -> Resul
             return Err(Error::new(ErrorKind::OutOfMemory, text));
         }
     }
-    Ok(component)
+    Ok(())
+}
+
+/// What makes compiled code, and must be the same to load it.
+pub(crate) fn maker() -> String {
+    let (own, wasmtime) = (env!("CARGO_PKG_VERSION"), wasmtime_environ::VERSION);
+    format!("isopod {own} with wasmtime {wasmtime}")
 }
 
 /// Bytes of a page of linear memory.

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bad_input;
+mod cache;
 mod calls;
 mod dynamic;
 mod egress;
@@ -16,6 +17,7 @@ mod keyvalue;
 mod limits;
 mod logging;
 mod policy;
+mod precompiled;
 mod prewarm;
 mod reuse;
 // The example checks what it claims.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
     &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future"],
-    &["store", "bindings"],
+    &["store", "bindings", "cache"],
     &["capability"],
     &["engine", "context"],
-    &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable"],
+    &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable", "load"],
     &["testkit"],
 ];
 /// Decisions apart from I/O.
@@ -16,6 +16,7 @@ const PURE: &[&str] = &[
     "engine/precheck/mod.rs",
     "engine/precheck/survey.rs",
     "engine/precheck/effort.rs",
+    "engine/artefact.rs",
     "engine/budget.rs",
     "capability/http/egress.rs",
     "capability/http/inject.rs",

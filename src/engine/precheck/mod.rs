@@ -22,17 +22,21 @@ pub(crate) struct Bounds {
     pub values: u64,
 }
 
-/// What was found.
+/// What was found. Of each bound, the most that was held against it: the same component passes whatever bounds these
+/// fit, without being read again.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
     /// Whether it needs component-model async: `async` functions, streams, futures, or any WASI 0.3 interface.
     pub asynchronous: bool,
-    /// Core functions, imports and globals.
-    pub functions: u32,
+    pub bytes: u64,
+    /// The most of core functions, imports and globals; types; and what instances export.
+    pub functions: u64,
     /// Core instances that one instance of the component consists of.
-    pub instances: u32,
+    pub instances: u64,
     /// Parts and adapters of one instance of the component.
-    pub adapters: u32,
+    pub adapters: u64,
+    pub nesting: u64,
+    pub values: u64,
     /// Parts of one instance of the component that have code of their own, at least 1. With component-model async each
     /// of them can stand still in the middle of a call, on a stack that nobody else can use meanwhile.
     pub parts: u32,
@@ -53,6 +57,18 @@ pub(crate) enum Refusal {
     TooComplex { what: &'static str, found: u64, limit: u64 },
 }
 
+impl Facts {
+    /// Whether a component in which this was found passes those bounds.
+    pub(crate) fn within(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        within("component_bytes", self.bytes, bounds.bytes)?;
+        within("functions", self.functions, bounds.functions.into())?;
+        within("core_instances", self.instances, bounds.instances.into())?;
+        within("adapters", self.adapters, bounds.adapters.into())?;
+        within("nesting", self.nesting, bounds.nesting.into())?;
+        within("values", self.values, bounds.values)
+    }
+}
+
 impl From<wasmparser::BinaryReaderError> for Refusal {
     fn from(error: wasmparser::BinaryReaderError) -> Refusal {
         Refusal::Invalid(format!("{} (at byte {})", error.message(), error.offset()))
@@ -71,7 +87,7 @@ pub(crate) fn inspect(bytes: &[u8], bounds: Bounds) -> Result<Facts, Refusal> {
         }
         survey.visit(payload)?;
     }
-    Ok(survey.facts)
+    Ok(Facts { bytes: bytes.len() as u64, ..survey.facts })
 }
 
 /// The custom sections of that name of the component itself, not of its parts. For bytes that passed [`inspect`].
@@ -254,6 +270,42 @@ mod tests {
             assert!(matches!(refused, Err(Refusal::TooComplex { what: "functions", .. })), "{refused:?}");
         }
         assert!(by_type("").is_ok(), "a type that nothing has costs nothing");
+    }
+
+    /// What was found is what the bounds were held against: a component passes those that it fits, and no narrower ones.
+    #[test]
+    fn what_was_found_tells_which_bounds_a_component_passes() {
+        let part = r#"(core module $m (type (func)) (func loop loop end end) (func (param i32)) (memory 1))
+            (core instance (instantiate $m)) (core instance (instantiate $m))"#;
+        let composed = format!("(component $c {part}) (instance (instantiate $c)) (instance (instantiate $c))");
+        let exports = r#"(import "f" (func $f)) (instance $a (export "f" (func $f)) (export "g" (func $f)))
+            (instance (export "a" (instance $a)) (export "b" (instance $a)) (export "c" (instance $a)))"#;
+        let roomy = Bounds { functions: 1_000, values: 10_000_000, ..BOUNDS };
+        for body in [part, &composed, exports, "", "(component (component))"] {
+            let bytes = wat::parse_str(format!("(component {body})")).unwrap();
+            let found = inspect(&bytes, roomy).unwrap();
+            let exact = Bounds {
+                bytes: found.bytes,
+                functions: found.functions as u32,
+                instances: found.instances as u32,
+                adapters: found.adapters as u32,
+                nesting: found.nesting as u32,
+                values: found.values,
+            };
+            assert_eq!((inspect(&bytes, exact), found.within(&exact)), (Ok(found), Ok(())), "{body}");
+            let less = |number: u32| number.saturating_sub(1);
+            for narrow in [
+                Bounds { bytes: exact.bytes - 1, ..exact },
+                Bounds { functions: less(exact.functions), ..exact },
+                Bounds { instances: less(exact.instances), ..exact },
+                Bounds { adapters: less(exact.adapters), ..exact },
+                Bounds { nesting: less(exact.nesting), ..exact },
+                Bounds { values: exact.values.saturating_sub(1), ..exact },
+            ] {
+                let (again, told) = (inspect(&bytes, narrow).err(), found.within(&narrow).err());
+                assert_eq!(again.is_some(), told.is_some(), "{body}: {narrow:?}");
+            }
+        }
     }
 
     #[test]

@@ -25,10 +25,10 @@ pub(super) struct Survey {
     heaviest: u64,
     /// Weights of all instances together.
     weight: u64,
+    /// Core functions, imports and globals.
+    defined: u64,
     /// Core types.
     types: u64,
-    /// Values in the code of all core modules together; see [`Effort`](super::effort::Effort).
-    values: u64,
 }
 
 /// What one instance of a component is made of, its parts included.
@@ -76,8 +76,8 @@ impl Survey {
             dearest: Cost::default(),
             heaviest: 1,
             weight: 0,
+            defined: 0,
             types: 0,
-            values: 0,
         }
     }
 
@@ -85,7 +85,7 @@ impl Survey {
     pub(super) fn visit(&mut self, payload: Payload<'_>) -> Result<(), Refusal> {
         match payload {
             Payload::Version { encoding, .. } => {
-                within("nesting", self.scopes.len() as u64, self.bounds.nesting.into())?;
+                self.nest(self.scopes.len() as u64)?;
                 self.scopes.push(Scope { module: encoding == Encoding::Module, ..Scope::default() });
                 self.spaces.push(Space::default());
             }
@@ -94,7 +94,7 @@ impl Survey {
             Payload::CodeSectionEntry(body) => {
                 let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
                 let effort = signatures.body(&body)?;
-                within("nesting", effort.loops, self.bounds.nesting.into())?;
+                self.nest(effort.loops)?;
                 self.take(effort.values)?;
             }
             // Code is compiled for each type, as it is for a function.
@@ -102,7 +102,7 @@ impl Survey {
                 for group in section {
                     for ty in group?.into_types() {
                         self.types += 1;
-                        within("functions", self.types, self.bounds.functions.into())?;
+                        self.count(self.types)?;
                         let Some(Scope { signatures, .. }) = self.scopes.last_mut() else { return Ok(()) };
                         let values = signatures.add(ty);
                         self.take(values)?;
@@ -280,8 +280,6 @@ impl Survey {
                 self.heaviest = self.heaviest.max(cost.exports);
             }
             None => {
-                self.facts.instances = cost.instances.try_into().unwrap_or(u32::MAX);
-                self.facts.adapters = cost.adapters.try_into().unwrap_or(u32::MAX);
                 self.facts.parts = cost.parts.max(1).try_into().unwrap_or(u32::MAX);
             }
         }
@@ -306,18 +304,30 @@ impl Survey {
     }
 
     fn define(&mut self, count: u32) -> Result<(), Refusal> {
-        self.facts.functions = self.facts.functions.saturating_add(count);
-        within("functions", self.facts.functions.into(), self.bounds.functions.into())
+        self.defined = self.defined.saturating_add(count.into());
+        self.count(self.defined)
+    }
+
+    fn count(&mut self, functions: u64) -> Result<(), Refusal> {
+        self.facts.functions = self.facts.functions.max(functions);
+        within("functions", functions, self.bounds.functions.into())
+    }
+
+    fn nest(&mut self, depth: u64) -> Result<(), Refusal> {
+        self.facts.nesting = self.facts.nesting.max(depth);
+        within("nesting", depth, self.bounds.nesting.into())
     }
 
     fn take(&mut self, values: u64) -> Result<(), Refusal> {
-        self.values = self.values.saturating_add(values);
-        within("values", self.values, self.bounds.values)
+        self.facts.values = self.facts.values.saturating_add(values);
+        within("values", self.facts.values, self.bounds.values)
     }
 
     fn spend(&mut self, more: Cost) -> Result<(), Refusal> {
         let Some(Scope { cost, .. }) = self.scopes.last_mut() else { return Ok(()) };
         *cost = cost.zip(more, u64::saturating_add);
+        self.facts.instances = self.facts.instances.max(cost.instances);
+        self.facts.adapters = self.facts.adapters.max(cost.adapters);
         within("core_instances", cost.instances, self.bounds.instances.into())?;
         within("adapters", cost.adapters, self.bounds.adapters.into())
     }
@@ -339,7 +349,7 @@ impl Survey {
     fn weigh(&mut self, weight: u64) -> Result<(), Refusal> {
         self.heaviest = self.heaviest.max(weight);
         self.weight = self.weight.saturating_add(weight);
-        within("functions", self.weight, self.bounds.functions.into())
+        self.count(self.weight)
     }
 
     /// What is being filled.

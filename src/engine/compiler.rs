@@ -1,0 +1,53 @@
+//! The compiler, and what compiled code depends on.
+
+use super::artefact::Digest;
+use super::{Component, Engine, Flavour, Profile, config};
+use crate::error::{Error, ErrorKind, Result};
+use std::hash::{Hash, Hasher};
+use wasmtime::{Config, RegallocAlgorithm, Strategy};
+
+/// Settings that only a compiler has.
+pub(super) fn tune(config: &mut Config) {
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        // Tables that nothing here reads, a third of the code's size: for the system's unwinder, as no panic passes
+        // through a guest's frames, and where in the component an instruction came from, as backtraces name functions.
+        .native_unwind_info(cfg!(windows))
+        .generate_address_map(false);
+}
+
+/// Compiles; to be called where blocking is allowed.
+pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
+    Component::new(&engine.wasmtime, bytes).map_err(|e| {
+        let causes: Vec<String> = e.chain().map(|cause| cause.to_string()).collect();
+        // A test has components that are too large in each way, so that another wording would be seen.
+        let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
+            (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
+        } else {
+            (ErrorKind::InvalidComponent, "this is not a valid component; check it with `wasm-tools validate`")
+        };
+        Error::new(kind, format!("{what}, and see the cause")).because(causes)
+    })
+}
+
+/// Of all that compiled code for that engine depends on: settings, the full version, features of the processor.
+pub(super) fn compatibility(engine: &wasmtime::Engine) -> Option<Digest> {
+    struct Feed(blake3::Hasher);
+    impl Hasher for Feed {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut feed = Feed(blake3::Hasher::new());
+    (super::maker(), engine.precompile_compatibility_hash()).hash(&mut feed);
+    Some(*feed.0.finalize().as_bytes())
+}
+
+/// The same for code that is metered so, whichever engine that is on: known without making one with its pool.
+pub(super) fn family(fuel: bool, profile: Profile) -> Option<Digest> {
+    compatibility(&wasmtime::Engine::new(&config(Flavour { asynchronous: false, fuel, image: false }, profile)).ok()?)
+}
