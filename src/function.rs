@@ -134,7 +134,7 @@ impl Function {
     /// the order of the parameters, or an object or struct by their names. A WIT `result` is a value, serde's own
     /// `Result`; `list<u8>` is base64 in self-describing formats such as JSON.
     ///
-    /// Bytes pass in one piece, at about the cost of a typed call, where the function has no more than two parameters,
+    /// Bytes pass in one piece, at little more than the cost of a typed call, where the function has no more than two parameters,
     /// each of them `list<u8>` or `string`, and a result of one of these or none, of `option<list<u8>>`, or of a `result`
     /// with one of these or nothing, and `string` as its error. Give them as `serde_bytes::Bytes` and take them as
     /// `serde_bytes::ByteBuf`: serde passes a `Vec<u8>` byte by byte, which takes longer.

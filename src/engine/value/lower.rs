@@ -478,12 +478,10 @@ impl<'a, 'h> Serializer for Lower<'a, 'h> {
 pub(super) struct Octet<'a, 'h>(pub(super) &'a mut Cx<'h>);
 
 impl Octet<'_, '_> {
-    #[cold]
     fn scalar(self, found: Found<'_>) -> Result<u8> {
-        match self.0.scalar(&Type::U8, found)? {
-            Lowered::Val(Val::U8(octet)) => Ok(octet),
-            _ => Err(Mismatch::of_type(&Type::U8, found)),
-        }
+        let octet = found.int().ok_or_else(|| Mismatch::of_type(&Type::U8, found))?;
+        self.0.spend(1)?;
+        Ok(octet)
     }
 }
 
