@@ -16,11 +16,13 @@ mod throughput;
 use cases::{Case, Group};
 use std::fmt::Write;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a block of one case goes on, and how many there are of each.
 const BLOCK: Duration = Duration::from_millis(3);
 const BLOCKS: usize = 150;
+/// How long a group may take; it then has fewer blocks.
+const LONGEST: Duration = Duration::from_secs(20);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,8 +49,12 @@ fn main() {
 
 fn measure(Group { name, note, mut cases }: Group) -> String {
     let times: Vec<u64> = cases.iter_mut().map(fitting).collect();
-    let mut samples = vec![Vec::with_capacity(BLOCKS); cases.len()];
+    let mut samples = vec![Vec::new(); cases.len()];
+    let begun = Instant::now();
     for _ in 0..BLOCKS {
+        if begun.elapsed() > LONGEST {
+            break;
+        }
         for ((case, times), samples) in cases.iter_mut().zip(&times).zip(&mut samples) {
             samples.push((case.run)(*times).as_nanos() as f64 / *times as f64);
         }
@@ -105,7 +111,7 @@ fn head() -> String {
     let lock = include_str!("../Cargo.lock");
     let wasmtime = lock.split("name = \"wasmtime\"\nversion = \"").nth(1).and_then(|rest| rest.split('"').next());
     format!(
-        "What calls cost, each against bare wasmtime in the same process and run: cases in turn, {BLOCKS} blocks of {BLOCK:?} each. `bare` is wasmtime by its async entry points in the best configuration we know, with epochs on; `bare_sync` by its synchronous ones; `isopod` has every limit on. Written by `cargo bench --bench numbers -- --write`.\n\n- {}, {} cores, {}\n- {}, isopod {}, wasmtime {}, {}\n\n",
+        "What calls cost, each against bare wasmtime in the same process and run: cases in turn, {BLOCKS} blocks of {BLOCK:?} each, fewer where one takes long. `bare` is wasmtime by its async entry points in the best configuration we know, with epochs on; `bare_sync` by its synchronous ones; `isopod` has every limit on. Written by `cargo bench --bench numbers -- --write`.\n\n- {}, {} cores, {}\n- {}, isopod {}, wasmtime {}, {}\n\n",
         cpu,
         std::thread::available_parallelism().map_or(0, usize::from),
         said("uname", &["-sr"]),

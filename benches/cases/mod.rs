@@ -54,7 +54,7 @@ pub fn criterion(groups: Groups) {
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
-        .sample_size(50)
+        .sample_size(30)
         .configure_from_args();
     for group in groups {
         let Group { name, cases, .. } = group();

@@ -347,7 +347,9 @@ mod tests {
     /// A denial replaces a function that is there already, or else it would be in an interface that nobody imports.
     #[test]
     fn denied_interfaces_are_linked_under_the_names_that_denials_use() {
-        let engine = wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false, image: false }, Profile::Latency)).unwrap();
+        let engine =
+            wasmtime::Engine::new(&config(Flavour { asynchronous: true, fuel: false, image: false }, Profile::Latency))
+                .unwrap();
         let mut linker = Linker::<State>::new(&engine);
         capability::link_types_of_denied(&mut linker, true).unwrap();
         for (import, function) in [
