@@ -2,7 +2,8 @@
 //!
 //! What can be wrong about a function is found while it is loaded; a call fails only for reasons of that call.
 
-use crate::call::{self, CallOptions, Line, Options, Pace};
+use crate::admission::Line;
+use crate::call::{self, CallOptions, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
 use crate::capability::{Binding, Bound, Grant, Needs, Policy, policy};
 use crate::context::Context;
@@ -29,7 +30,6 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use tokio::sync::Semaphore;
 
 /// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
 ///
@@ -52,9 +52,7 @@ pub(crate) struct Inner {
     pub blueprint: Blueprint,
     pub kind: Kind,
     pub exports: Vec<Export>,
-    /// Seats of the host that one call takes.
-    pub width: u32,
-    pub seats: Semaphore,
+    /// Its seats, and the line for them.
     pub line: Line,
     pub pace: Pace,
 }
@@ -535,20 +533,10 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             );
             return Err(Error::new(ErrorKind::WrongExport, text));
         }
-        let seats = Semaphore::new(limits.concurrency as usize);
+        let line = Line::new(&host.admission, limits.concurrency, width, limits.queue);
         let fuel_interval = pool::fuel_interval(&component);
         let blueprint = Blueprint { engine, pre, limits, fuel_interval, bound: Arc::new(bound), imports: self.imports };
-        Ok(Inner {
-            name: self.name,
-            host,
-            blueprint,
-            kind,
-            exports,
-            width,
-            seats,
-            line: Line::default(),
-            pace: Pace::default(),
-        })
+        Ok(Inner { name: self.name, host, blueprint, kind, exports, line, pace: Pace::default() })
     }
 }
 

@@ -1,5 +1,6 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
+use crate::admission::Admission;
 use crate::capability::Secret;
 use crate::capability::files::disk::Disk;
 use crate::capability::http::{Network, Wires};
@@ -13,10 +14,10 @@ use crate::log::LogSink;
 use crate::store::Store;
 use crate::usage::Meter;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// Runs functions. Made once, for the life of the application; a clone is another handle to the same host.
 #[derive(Clone)]
@@ -31,7 +32,9 @@ pub(crate) struct Inner {
     pub engines: Engines,
     pub ticker: Ticker,
     pub clock: Clock,
-    pub seats: Semaphore,
+    pub admission: Arc<Admission>,
+    /// Seats that one tenant may have.
+    pub tenant_seats: u32,
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
     pub store: Store,
@@ -55,6 +58,7 @@ impl Host {
     pub fn builder() -> HostBuilder {
         HostBuilder {
             seats: None,
+            tenant_seats: None,
             tick: Duration::from_millis(1),
             meter: None,
             network: None,
@@ -84,7 +88,7 @@ impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &self.0;
         f.debug_struct("Host")
-            .field("free_seats", &host.seats.available_permits())
+            .field("free_seats", &host.admission.free_seats())
             .field("ticking", &!host.ticker.is_asleep())
             .finish_non_exhaustive()
     }
@@ -93,6 +97,7 @@ impl fmt::Debug for Host {
 /// Settings of a [`Host`].
 pub struct HostBuilder {
     seats: Option<u32>,
+    tenant_seats: Option<u32>,
     tick: Duration,
     meter: Option<Arc<dyn Meter>>,
     network: Option<Arc<dyn Network>>,
@@ -107,12 +112,21 @@ pub struct HostBuilder {
 const SEATS: u32 = 1_000;
 
 impl HostBuilder {
-    /// Calls that may run at once, over all functions. Default 1 000. A call of a composed component that uses async
+    /// Calls that may run at once, over all functions. Default 1 000; more wait, see
+    /// [`Limits::queue`](crate::Limits::queue). A call of a composed component that uses async
     /// takes as many as it has components with code, since each of those may wait on a stack of its own. Each seat
     /// reserves address space for its memories; where that much cannot be had, building the host fails if the number
     /// was asked for, and falls back to making instances on demand if it is the default.
     pub fn seats(mut self, seats: u32) -> HostBuilder {
         self.seats = Some(seats);
+        self
+    }
+
+    /// Calls of one named tenant that may run at once, over all functions. Default: seven eighths of
+    /// [`seats`](HostBuilder::seats), so that no tenant can take all of a host of eight or more. Calls without a
+    /// [`tenant`](crate::CallOptions::tenant) have no such bound.
+    pub fn tenant_seats(mut self, seats: u32) -> HostBuilder {
+        self.tenant_seats = Some(seats);
         self
     }
 
@@ -171,12 +185,23 @@ impl HostBuilder {
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, a tick out of range, a root
+    /// [`ErrorKind::Misuse`] for a number of seats that this machine cannot hold, one of a tenant's that is 0 or more than
+    /// all, a tick out of range, a root
     /// certificate that cannot be read, two secrets of one name, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
         if self.seats == Some(0) {
             return misuse("a host with 0 seats runs no call; give it at least 1".into());
+        }
+        let seats = self.seats.unwrap_or(SEATS);
+        let tenant_seats = self.tenant_seats.unwrap_or(seats - seats / 8);
+        if tenant_seats == 0 {
+            return misuse("tenant_seats of 0 lets no call of a tenant run; give it at least 1".into());
+        }
+        if tenant_seats > seats {
+            return misuse(format!(
+                "tenant_seats of {tenant_seats} can never be reached with {seats} seats; lower tenant_seats or raise seats"
+            ));
         }
         if self.tick < Duration::from_micros(100) || self.tick > Duration::from_millis(100) {
             return misuse(format!("a tick of {:?} is out of range; take one from 100 µs to 100 ms", self.tick));
@@ -189,20 +214,22 @@ impl HostBuilder {
             tracing::warn!("built with panic = \"abort\": a panic in a host function ends the process, not the call");
         }
         let clock = Clock::new();
-        let ticker = Ticker::start(clock.clone(), self.tick)
+        // One worker stays free of guests that compute, for all that is over sooner.
+        let turns = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).max(1);
+        let admission = Arc::new(Admission::new(clock.clone(), self.tick, seats, tenant_seats, turns));
+        let ticker = Ticker::start(clock.clone(), self.tick, Arc::clone(&admission))
             .map_err(|e| Error::from_io(ErrorKind::Misuse, "the ticker's thread cannot be started", &e))?;
-        let seats = self.seats.unwrap_or(SEATS);
         let engines = Engines::new(seats, self.seats.is_some());
         if self.seats.is_some() {
             engines.get(Flavour { asynchronous: false, fuel: false }, &ticker)?;
         }
-        let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
         Ok(Host(Arc::new(Inner {
             engines,
             ticker,
             clock,
-            seats,
+            admission,
+            tenant_seats,
             meter: self.meter,
             wires,
             store: self.store.unwrap_or_else(Store::memory),

@@ -22,6 +22,7 @@ mod text;
 mod resource;
 mod blocking;
 mod clock;
+mod admission;
 mod context;
 mod future;
 

@@ -5,6 +5,7 @@
 
 use super::Engine;
 use super::state::{State, Stop};
+use super::yielded;
 use crate::capability::Bound;
 use crate::capability::cli::Invocation;
 use crate::capability::functions::Within;
@@ -68,6 +69,8 @@ impl Blueprint {
                 // A host call costs no fuel: thousands of long ones fit between two yields.
                 let clock = self.bound.clock.clone();
                 store.call_hook(move |mut store, hook| {
+                    // Whatever suspends it in its own code is that it used up its interval.
+                    yielded::set(matches!(hook, CallHook::CallingWasm | CallHook::ReturningFromHost));
                     if matches!(hook, CallHook::ReturningFromHost)
                         && (store.data().stop.is_some() || clock.now() >= deadline)
                     {
@@ -81,7 +84,11 @@ impl Blueprint {
                 store.set_epoch_deadline(1);
                 // Captures nothing, so that boxing it allocates nothing.
                 store.epoch_deadline_callback(|store| {
-                    Ok(if store.data().stop.is_some() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+                    if store.data().stop.is_some() {
+                        return Ok(UpdateDeadline::Interrupt);
+                    }
+                    yielded::set(true);
+                    Ok(UpdateDeadline::Yield(1))
                 });
             }
         }

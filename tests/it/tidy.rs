@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
     &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future"],
-    &["store", "bindings"],
+    &["store", "bindings", "admission"],
     &["capability"],
     &["engine", "context"],
     &["host", "function", "call", "typed", "event", "command", "http", "unstable"],
@@ -22,6 +22,9 @@ const PURE: &[&str] = &[
     "capability/policy.rs",
     "capability/secrets/scrub.rs",
     "engine/schema.rs",
+    "admission/ledger.rs",
+    "admission/seats.rs",
+    "admission/turns.rs",
     "store/batch.rs",
     "limits.rs",
     "error.rs",
