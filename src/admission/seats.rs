@@ -346,9 +346,9 @@ impl Seats {
                 At::Tenant(_) if self.lines[line].free == 0 => self.stand(flow, Some(At::Line(line))),
                 _ if self.free < self.lines[line].width => return,
                 _ => {
-                    let seat = self.seat(line, tenant);
                     let Some((_, place)) = self.flows[flow].calls.first_key_value() else { return };
                     let place = *place;
+                    let seat = self.seat(line, tenant);
                     self.decide(place, Fate::Seated(seat));
                     told.push(place);
                 }

@@ -348,8 +348,8 @@ mod tests {
         let (which, busy) = (any::<usize>(), 0..3 * TICK);
         prop_oneof![
             2 => (0..5u8, busy.clone()).prop_map(|(tenant, busy)| Deed::Ask { tenant, busy }),
-            4 => which.clone().prop_map(Deed::Begin),
-            2 => (which.clone(), busy.clone()).prop_map(|(which, busy)| Deed::GiveWay { which, busy }),
+            4 => which.prop_map(Deed::Begin),
+            2 => (which, busy.clone()).prop_map(|(which, busy)| Deed::GiveWay { which, busy }),
             1 => (which, busy.clone()).prop_map(|(which, busy)| Deed::End { which, busy }),
             1 => (0..5u8, busy.clone()).prop_map(|(tenant, busy)| Deed::Charge { tenant, busy }),
             1 => (0..10 * TICK).prop_map(Deed::Later),

@@ -93,7 +93,7 @@ async fn a_full_line_refuses_whoever_filled_it() {
     assert!(error.to_string().contains("its tenant has most") && error.retry_after().is_some(), "{error:?}");
     // Now it has two; after this everybody has one.
     let another = gated.start("c").await;
-    let _ = second;
+    assert_eq!(second.await.unwrap_err().kind(), ErrorKind::Overloaded);
     gated.refused("d").await;
     gated.gate.add_permits(100);
     futures_util::future::try_join_all([holder, first, other, another]).await.unwrap();
@@ -239,18 +239,24 @@ fn guests_that_compute_leave_a_worker_free() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(turns + 2).enable_all().build().unwrap();
     runtime.block_on(async {
         // A tick that is long beside what else the machine does.
-        let host = Host::builder().tick(ms(100)).build().unwrap();
-        let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (now, peak) = (Arc::clone(&inside), Arc::clone(&most));
+        const TICK: Duration = ms(100);
+        let host = Host::builder().tick(TICK).build().unwrap();
+        let (inside, most, seen) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (peak, look, begun) = (Arc::clone(&most), Arc::clone(&seen), Instant::now());
         let wat = WAITS.replace("(call $w))", "(loop $l (call $w) (br $l)))");
         let limits = long().host_calls(u64::MAX);
         let builder = host.function("spins").component_wat(wat).limits(limits).import("", "wait", move |_, ()| {
-            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+            // Those that began before any was known to compute had their first tick.
+            if begun.elapsed() > 5 * TICK {
+                peak.fetch_max(now, Ordering::SeqCst);
+                look.add_permits(1);
+            }
             let started = Instant::now();
             while started.elapsed() < ms(2) {
                 std::hint::spin_loop();
             }
-            now.fetch_sub(1, Ordering::SeqCst);
+            inside.fetch_sub(1, Ordering::SeqCst);
             std::future::ready(())
         });
         let function = builder.load().await.unwrap().tenant("a");
@@ -260,10 +266,7 @@ fn guests_that_compute_leave_a_worker_free() {
                 tokio::spawn(async move { function.call::<()>("run", ()).await })
             })
             .collect();
-        // Those that began before any was known to compute have their first tick.
-        tokio::time::sleep(ms(400)).await;
-        most.store(0, Ordering::SeqCst);
-        tokio::time::sleep(ms(600)).await;
+        seen.acquire_many(300).await.unwrap().forget();
         let most = most.load(Ordering::SeqCst);
         assert!((1..=turns).contains(&most), "{most} at once of {turns}");
         calls.iter().for_each(tokio::task::JoinHandle::abort);
