@@ -3,6 +3,7 @@
 //! A call runs on its caller's task; dropping the future cancels it. Time is read twice for a call that never waits.
 //! Whatever ends the call, it ends here: the store is dropped, the seat given back, the receipt told once.
 
+use crate::admission::{Entrance, Seat, Short, Turn};
 use crate::capability::cli::Invocation;
 use crate::capability::functions::Within;
 use crate::clock::{Clock, Nanos};
@@ -12,6 +13,7 @@ use crate::engine::state::{Share, State, TooEarly};
 use crate::engine::stock::Claim;
 use crate::engine::ticker::{Alarm, Ticker, Until};
 use crate::engine::trap::{self, Fault};
+use crate::engine::yielded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::foreign::guarded;
 use crate::function::Inner;
@@ -25,7 +27,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::SemaphorePermit;
 
 /// What a caller says about one call, or about all calls by one handle.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +59,16 @@ pub trait CallOptions: Sized {
 
     /// A handle whose calls are for that tenant. It stands in the receipt and in the [`Context`](crate::Context) of host
     /// functions, and outgoing connections and buckets are kept for each tenant apart.
+    ///
+    /// Tenants share a host by the busy time of their calls, not by their number: of those that wait for a seat, the
+    /// tenant that had least is next; and a guest that has computed for a tick of the host waits for its tenant's turn, so
+    /// that one core stays free for all others. A tenant that floods the host with calls that compute raises another's p99
+    /// by at most three ticks plus twice what that was before. Several that flood share evenly.
+    ///
+    /// That is promised between tenants, where the runtime has a worker for each core. Calls without a tenant share as if
+    /// they were one tenant's, but each starts at once, so that a thousand new ones keep the workers busy for a tick each:
+    /// name a tenant for what strangers can cause. It does not hold against what isopod does not run: other tasks of the
+    /// runtime, host functions that block their thread, other load of the machine.
     fn tenant(&self, tenant: impl Into<Arc<str>>) -> Self {
         self.with_options(Options { tenant: Some(tenant.into()), ..self.options().clone() })
     }
@@ -84,9 +95,19 @@ pub(crate) async fn run<R>(
     let deadline = within.map_or(deadline, |within| within.deadline.min(deadline));
     let watch = Watch::new(started);
     let mut call = Ending { function, options, watch: &watch, lease: None, seat: None, told: false };
-    match admit(function, &watch, deadline, within.is_some()).await {
-        Ok(seat) => call.seat = Some(seat),
+    let seat = match admit(function, options, &watch, deadline).await {
+        Ok(seat) => call.seat.insert(seat),
         Err(error) => return call.settle(End::Refused(error)),
+    };
+    // What its guests compute, a guest computes.
+    let mut turn = within.is_none().then(|| host.admission.turn(options.tenant.as_ref(), seat));
+    if let Some(turn) = turn.as_mut().filter(|turn| turn.is_heavy()) {
+        let begun = std::future::poll_fn(|cx| if turn.begin(cx) { Poll::Ready(()) } else { Poll::Pending });
+        let begun = Until { alarm: host.ticker.alarm(), instant: deadline, future: begun }.await;
+        watch.resume(host.clock.now());
+        if begun.is_none() {
+            return call.settle(End::Deadline);
+        }
     }
     let share = Share {
         tenant: options.tenant.clone(),
@@ -111,7 +132,8 @@ pub(crate) async fn run<R>(
             work(lease).await
         }));
         let (clock, busy, alarm) = (&host.clock, limits.busy, host.ticker.alarm());
-        Bounded { work, watch: &watch, clock, deadline, busy, alarm }.await
+        let counts = limits.fuel.is_some();
+        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false }.await
     };
     call.settle(end)
 }
@@ -129,7 +151,8 @@ pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &
             lease.start(pre).await?;
             Ok(lease.prepare(&pool.blueprint)?)
         }));
-        Bounded { work, watch: &watch, clock, deadline, busy: limits.busy, alarm: ticker.alarm() }.await
+        let (busy, alarm, counts) = (limits.busy, ticker.alarm(), limits.fuel.is_some());
+        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn: None, counts, gave_way: false }.await
     };
     let state = lease.store.data();
     outcome(end, Some(state), limits, &watch, None, None)?;
@@ -144,51 +167,53 @@ pub(crate) fn time_limit(limits: &Resolved, options: &Options) -> Duration {
     options.deadline.map_or(limits.deadline, |narrower| narrower.min(limits.deadline))
 }
 
-/// A place among the calls that run at once.
-struct Seat<'a> {
-    _function: SemaphorePermit<'a>,
-    _host: SemaphorePermit<'a>,
-}
-
 /// Takes a seat, at once or after a bounded wait in a bounded line.
 /// A call that a guest makes never waits: if all seats were held by calls that wait for theirs, none would ever be free.
-async fn admit<'a>(function: &'a Inner, watch: &Watch, deadline: Nanos, nested: bool) -> Result<Seat<'a>> {
+async fn admit<'a>(function: &'a Inner, options: &Options, watch: &Watch, deadline: Nanos) -> Result<Seat<'a>> {
     let host = &*function.host;
-    // A permit that is free has nobody waiting for it, so this overtakes no one.
-    let scarce = match function.seats.try_acquire() {
-        Ok(_function) => match host.seats.try_acquire_many(function.width) {
-            Ok(_host) => return Ok(Seat { _function, _host }),
-            Err(_) => format!("all {} seats of the host are taken (`HostBuilder::seats`)", host.engines.sizes.seats),
-        },
-        Err(_) => {
-            let seats = function.pool.blueprint.limits.concurrency;
-            format!("all {seats} seats of this function are taken (`Limits::concurrency`)")
-        }
-    };
-    let overloaded = |what: String| {
+    let limits = &function.pool.blueprint.limits;
+    let nested = options.within.is_some();
+    let overloaded = |short: Short, what: String| {
+        let scarce = match short {
+            Short::Function => {
+                format!("all {} seats of this function are taken (`Limits::concurrency`)", limits.concurrency)
+            }
+            Short::Tenant => {
+                format!("all {} seats of this tenant are taken (`HostBuilder::tenant_seats`)", host.tenant_seats)
+            }
+            Short::Host => {
+                format!("all {} seats of the host are taken (`HostBuilder::seats`)", host.engines.sizes.seats)
+            }
+        };
         let text = format!("{scarce}, and {what}; try again later, or allow more at once");
         Err(Error::new(ErrorKind::Overloaded, text).retry_in(function.pace.hint()))
     };
-    if nested {
-        return overloaded("a call by another function does not wait".to_owned());
-    }
-    let limits = &function.pool.blueprint.limits;
-    let Some(_place) = function.line.join(limits.queue) else {
-        return overloaded(match limits.queue {
-            0 => "no call may wait (`Limits::queue`)".to_owned(),
-            queue => format!("{queue} calls wait already (`Limits::queue`)"),
-        });
+    let (waiting, short) = match function.line.enter(options.tenant.as_ref(), !nested, watch.started) {
+        Entrance::Seated(seat) => return Ok(seat),
+        Entrance::Waits(waiting, short) => (waiting, short),
+        Entrance::Refused(short) if nested => {
+            return overloaded(short, "a call by another function does not wait".to_owned());
+        }
+        Entrance::Refused(short) => {
+            return overloaded(
+                short,
+                match limits.queue {
+                    0 => "no call may wait (`Limits::queue`)".to_owned(),
+                    queue => format!("{queue} calls wait already (`Limits::queue`)"),
+                },
+            );
+        }
     };
     let last = watch.started.plus(limits.queue_wait).min(deadline);
-    let acquire = pin!(async {
-        let closed = |_| Error::new(ErrorKind::Internal, "the host's seats are gone; please report this");
-        let _function = function.seats.acquire().await.map_err(closed)?;
-        let _host = host.seats.acquire_many(function.width).await.map_err(closed)?;
-        Ok(Seat { _function, _host })
-    });
-    let seat = Until { alarm: host.ticker.alarm(), instant: last, future: acquire }.await;
+    let seat = Until { alarm: host.ticker.alarm(), instant: last, future: waiting }.await;
     watch.resume(host.clock.now());
-    seat.unwrap_or_else(|| overloaded(format!("none was free for {:?}", last.since(watch.started))))
+    match seat {
+        Some(Some(seat)) => Ok(seat),
+        Some(None) => {
+            overloaded(short, format!("of {} calls that wait its tenant has most (`Limits::queue`)", limits.queue))
+        }
+        None => overloaded(short, format!("none was free for {:?}", last.since(watch.started))),
+    }
 }
 
 /// The clock of one call.
@@ -209,13 +234,12 @@ impl Watch {
         self.last.store(now.to_raw(), Ordering::Relaxed);
     }
 
-    /// Counts the time since the last mark as busy; returns all busy time so far.
-    fn pause(&self, now: Nanos) -> Duration {
-        let spent = now.since(self.last()).as_nanos() as u64;
-        let busy = self.busy.load(Ordering::Relaxed) + spent;
-        self.busy.store(busy, Ordering::Relaxed);
+    /// Counts the time since the last mark as busy; returns how many nanoseconds that was.
+    fn pause(&self, now: Nanos) -> u64 {
+        let spent = now.to_raw().saturating_sub(self.last().to_raw());
+        self.busy.store(self.busy_nanos() + spent, Ordering::Relaxed);
         self.last.store(now.to_raw(), Ordering::Relaxed);
-        Duration::from_nanos(busy)
+        spent
     }
 
     fn last(&self) -> Nanos {
@@ -223,7 +247,11 @@ impl Watch {
     }
 
     fn busy(&self) -> Duration {
-        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
+        Duration::from_nanos(self.busy_nanos())
+    }
+
+    fn busy_nanos(&self) -> u64 {
+        self.busy.load(Ordering::Relaxed)
     }
 }
 
@@ -246,6 +274,11 @@ struct Bounded<'a, W> {
     deadline: Nanos,
     busy: Duration,
     alarm: Alarm<'a>,
+    /// Unless it is a guest's call, or nobody's.
+    turn: Option<Turn<'a>>,
+    /// Whether it counts fuel: then it gave way as long as nothing else is heard.
+    counts: bool,
+    gave_way: bool,
 }
 
 impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
@@ -256,17 +289,32 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
         if this.alarm.is_set() {
             this.watch.resume(this.clock.now());
         }
+        if !this.turn.as_mut().is_none_or(|turn| turn.begin(cx)) {
+            if this.watch.last() >= this.deadline {
+                return Poll::Ready(End::Deadline);
+            }
+            this.alarm.set(this.deadline, cx);
+            return Poll::Pending;
+        }
         let Some(work) = this.work.as_mut().as_pin_mut() else { return Poll::Pending };
+        yielded::set(this.counts && this.gave_way);
         // Host functions are foreign code; after a panic the work is only dropped, never polled again.
         this.alarm.stay_awake();
         let polled = catch_unwind(AssertUnwindSafe(|| work.poll(cx)));
         let now = this.clock.now();
         let busy = this.watch.pause(now);
+        if !matches!(polled, Ok(Poll::Pending)) {
+            yielded::set(false);
+        }
+        this.gave_way = yielded::get();
+        if let Some(turn) = &mut this.turn {
+            turn.end(busy, this.gave_way, cx);
+        }
         match polled {
             Err(payload) => Poll::Ready(End::Panicked(payload)),
             Ok(_) if now >= this.deadline => Poll::Ready(End::Deadline),
             Ok(Poll::Ready(result)) => Poll::Ready(End::Done(result)),
-            Ok(Poll::Pending) if busy >= this.busy => Poll::Ready(End::Busy),
+            Ok(Poll::Pending) if this.watch.busy() >= this.busy => Poll::Ready(End::Busy),
             Ok(Poll::Pending) => {
                 this.alarm.set(this.deadline, cx);
                 Poll::Pending
@@ -358,6 +406,9 @@ impl Ending<'_> {
     /// Draws up the receipt and tells whoever wants to know. Once per call.
     fn receipt(&mut self, error: Option<ErrorKind>) -> (Usage, Output) {
         self.told = true;
+        if let Some(seat) = &mut self.seat {
+            seat.charge(self.watch.busy_nanos(), self.watch.last());
+        }
         let mut usage =
             Usage { wall: self.watch.last().since(self.watch.started), busy: self.watch.busy(), ..Usage::default() };
         let mut output = Output::default();
@@ -410,26 +461,6 @@ impl Pace {
 
     fn hint(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed)).max(Duration::from_millis(1))
-    }
-}
-
-/// The calls that wait for a seat of one function.
-#[derive(Default)]
-pub(crate) struct Line(AtomicU64);
-
-impl Line {
-    fn join(&self, longest: u32) -> Option<Place<'_>> {
-        let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self);
-        (before < longest.into()).then_some(place)
-    }
-}
-
-struct Place<'a>(&'a Line);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

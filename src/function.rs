@@ -2,7 +2,8 @@
 //!
 //! What can be wrong about a function is found while it is loaded; a call fails only for reasons of that call.
 
-use crate::call::{self, CallOptions, Line, Options, Pace};
+use crate::admission::Line;
+use crate::call::{self, CallOptions, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
 use crate::capability::{Binding, Bound, Grant, Needs, Policy};
 use crate::context::Context;
@@ -32,7 +33,6 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
-use tokio::sync::Semaphore;
 
 /// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
 ///
@@ -57,9 +57,7 @@ pub(crate) struct Inner {
     /// By which exports it is that kind.
     pub entry: Entry,
     pub exports: Exports,
-    /// Seats of the host that one call takes.
-    pub width: u32,
-    pub seats: Semaphore,
+    /// Its seats, and the line for them.
     pub line: Line,
     pub pace: Pace,
 }
@@ -599,7 +597,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         if self.prewarm.is_some() || self.reuse.is_some() {
             host.refiller.start(&host.clock, &host.ticker)?;
         }
-        let seats = Semaphore::new(limits.concurrency as usize);
+        let line = Line::new(&host.admission, limits.concurrency, width, limits.queue);
         let blueprint = Blueprint {
             engine,
             pre,
@@ -612,18 +610,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             starts,
         };
         let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, self.reuse);
-        let inner = Inner {
-            name: self.name,
-            host,
-            pool,
-            kind,
-            entry,
-            exports,
-            width,
-            seats,
-            line: Line::default(),
-            pace: Pace::default(),
-        };
+        let inner = Inner { name: self.name, host, pool, kind, entry, exports, line, pace: Pace::default() };
         Ok(Built { inner: Arc::new(inner), probe, callable: self.callable })
     }
 }

@@ -1,5 +1,6 @@
 //! [`Host`]: made once, then immutable. Owns the engines, their ticker, the seats and the meter.
 
+use crate::admission::Admission;
 use crate::cache::Cache;
 use crate::capability::Secret;
 use crate::capability::files::disk::Disk;
@@ -18,10 +19,10 @@ use crate::refiller::Refiller;
 use crate::store::Store;
 use crate::usage::Meter;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 /// Runs functions. Made once, for the life of the application; a clone is another handle to the same host.
@@ -39,7 +40,9 @@ pub(crate) struct Inner {
     pub refiller: Refiller,
     pub ticker: Arc<Ticker>,
     pub clock: Clock,
-    pub seats: Semaphore,
+    pub admission: Arc<Admission>,
+    /// Seats that one tenant may have.
+    pub tenant_seats: u32,
     pub meter: Option<Arc<dyn Meter>>,
     pub wires: Wires,
     pub store: Store,
@@ -68,6 +71,7 @@ impl Host {
             seats: None,
             instances: None,
             profiles: Vec::new(),
+            tenant_seats: None,
             tick: Duration::from_millis(1),
             meter: None,
             network: None,
@@ -99,7 +103,7 @@ impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &self.0;
         f.debug_struct("Host")
-            .field("free_seats", &host.seats.available_permits())
+            .field("free_seats", &host.admission.free_seats())
             .field("ticking", &!host.ticker.is_asleep())
             .finish_non_exhaustive()
     }
@@ -110,6 +114,7 @@ pub struct HostBuilder {
     seats: Option<u32>,
     instances: Option<u32>,
     profiles: Vec<Profile>,
+    tenant_seats: Option<u32>,
     tick: Duration,
     meter: Option<Arc<dyn Meter>>,
     network: Option<Arc<dyn Network>>,
@@ -126,9 +131,10 @@ pub struct HostBuilder {
 const SEATS: u32 = 1_000;
 
 impl HostBuilder {
-    /// Calls that may run at once, over all functions. Default 1 000. A call of a component with several memories takes
-    /// as many as it has of them, and one of a composed component that uses async as many as it has components with code,
-    /// since each of those may wait on a stack of its own.
+    /// Calls that may run at once, over all functions. Default 1 000; more wait, see
+    /// [`Limits::queue`](crate::Limits::queue). A call of a component with several memories takes as many as it has of
+    /// them, and one of a composed component that uses async as many as it has components with code, since each of those
+    /// may wait on a stack of its own.
     pub fn seats(mut self, seats: u32) -> HostBuilder {
         self.seats = Some(seats);
         self
@@ -147,6 +153,14 @@ impl HostBuilder {
     /// What the host is to be best at. Default: [`Profile::Latency`].
     pub fn profile(mut self, profile: Profile) -> HostBuilder {
         self.profiles.push(profile);
+        self
+    }
+
+    /// Calls of one named tenant that may run at once, over all functions. Default: seven eighths of
+    /// [`seats`](HostBuilder::seats), so that no tenant can take all of a host of eight or more. Calls without a
+    /// [`tenant`](crate::CallOptions::tenant) have no such bound.
+    pub fn tenant_seats(mut self, seats: u32) -> HostBuilder {
+        self.tenant_seats = Some(seats);
         self
     }
 
@@ -221,13 +235,23 @@ impl HostBuilder {
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] for numbers of seats and instances that contradict each other or that this machine cannot
-    /// hold, two different profiles, a tick out of range, a root certificate that cannot be read, two secrets of one name,
-    /// a cache that cannot be used or has no key, or where the operating system refuses a thread.
+    /// [`ErrorKind::Misuse`] for numbers of seats, of a tenant's seats and of instances that contradict each other or that
+    /// this machine cannot hold, two different profiles, a tick out of range, a root certificate that cannot be read, two
+    /// secrets of one name, a cache that cannot be used or has no key, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
         if self.seats == Some(0) {
             return misuse("a host with 0 seats runs no call; give it at least 1".into());
+        }
+        let seats = self.seats.unwrap_or(SEATS);
+        let tenant_seats = self.tenant_seats.unwrap_or(seats - seats / 8);
+        if tenant_seats == 0 {
+            return misuse("tenant_seats of 0 lets no call of a tenant run; give it at least 1".into());
+        }
+        if tenant_seats > seats {
+            return misuse(format!(
+                "tenant_seats of {tenant_seats} can never be reached with {seats} seats; lower tenant_seats or raise seats"
+            ));
         }
         if self.tick < Duration::from_micros(100) || self.tick > Duration::from_millis(100) {
             return misuse(format!("a tick of {:?} is out of range; take one from 100 µs to 100 ms", self.tick));
@@ -240,7 +264,10 @@ impl HostBuilder {
             tracing::warn!("built with panic = \"abort\": a panic in a host function ends the process, not the call");
         }
         let clock = Clock::new();
-        let ticker = Ticker::start(clock.clone(), self.tick)
+        // One worker stays free of guests that compute, for all that is over sooner.
+        let turns = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).max(1);
+        let admission = Arc::new(Admission::new(clock.clone(), self.tick, seats, tenant_seats, turns));
+        let ticker = Ticker::start(clock.clone(), self.tick, Arc::clone(&admission))
             .map_err(|e| Error::from_io(ErrorKind::Misuse, "the ticker's thread cannot be started", &e))?;
         let seats = self.seats.unwrap_or(SEATS);
         let profile = self.profiles.first().copied().unwrap_or_default();
@@ -265,7 +292,6 @@ impl HostBuilder {
                 "a cache has no effect: this build has no compiler, whose work it would keep; remove it".into(),
             );
         }
-        let seats = Semaphore::new(seats as usize);
         let wires = Wires::new(self.network, self.roots.into_iter().map(Into::into).collect())?;
         Ok(Host(Arc::new(Inner {
             engines,
@@ -273,7 +299,8 @@ impl HostBuilder {
             slots,
             ticker: Arc::new(ticker),
             clock,
-            seats,
+            admission,
+            tenant_seats,
             meter: self.meter,
             wires,
             store: self.store.unwrap_or_else(Store::memory),

@@ -24,6 +24,7 @@ mod text;
 mod resource;
 mod blocking;
 mod clock;
+mod admission;
 mod context;
 mod future;
 

@@ -170,13 +170,17 @@ impl Limits {
         self
     }
 
-    /// Calls of this function that may run at once. Default 256; the Host's seats bound them too.
+    /// Calls of this function that may run at once. Default 256; [`seats`](crate::HostBuilder::seats) and
+    /// [`tenant_seats`](crate::HostBuilder::tenant_seats) of the host bound them too.
     pub fn concurrency(mut self, calls: u32) -> Limits {
         self.concurrency = calls;
         self
     }
 
-    /// Calls that may wait for a seat. Default 1 024; one more ends as [`ErrorKind::Overloaded`] at once.
+    /// Calls that may wait for a seat. Default 1 024; one more ends as [`ErrorKind::Overloaded`] at once, unless another
+    /// tenant has more in the line than the newcomer's would have with it: then the last of those does, so that no tenant
+    /// closes the line to others. Whose tenant's calls were busy least is next; calls of one tenant keep their order. A call
+    /// that a guest makes does not wait.
     pub fn queue(mut self, calls: u32) -> Limits {
         self.queue = calls;
         self

@@ -32,6 +32,7 @@ pub(crate) mod state;
 pub(crate) mod ticker;
 pub(crate) mod trap;
 pub(crate) mod value;
+pub(crate) mod yielded;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{LoadLimits, MIB, Resolved};

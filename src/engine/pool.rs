@@ -10,6 +10,7 @@ use super::reuse::{Kept, Reuse};
 use super::slots::{Room, Slots};
 use super::state::{Share, State, Stop};
 use super::stock::Stock;
+use super::yielded;
 use crate::capability::Bound;
 use crate::clock::Nanos;
 use crate::error::{Error, ErrorKind, Result};
@@ -96,6 +97,8 @@ impl Blueprint {
             let _ = store.fuel_async_yield_interval(Some(self.fuel_interval));
             // A host call costs no fuel: thousands of long ones fit between two yields.
             store.call_hook(|mut store, hook| {
+                // Whatever suspends it in its own code is that it used up its interval.
+                yielded::set(matches!(hook, CallHook::CallingWasm | CallHook::ReturningFromHost));
                 if matches!(hook, CallHook::ReturningFromHost) && store.data().is_over() {
                     store.data_mut().stop.get_or_insert(Stop::Deadline);
                     return Err(wasmtime::Error::msg("the call is stopped"));
@@ -104,7 +107,11 @@ impl Blueprint {
             });
         } else {
             store.epoch_deadline_callback(|store| {
-                Ok(if store.data().stop.is_some() { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+                if store.data().stop.is_some() {
+                    return Ok(UpdateDeadline::Interrupt);
+                }
+                yielded::set(true);
+                Ok(UpdateDeadline::Yield(1))
             });
         }
         Lease { store, instance: None, world: None, fuel: None, origin: Origin::Fresh, served: 0, room }

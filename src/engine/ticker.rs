@@ -1,8 +1,10 @@
-//! The one thread of a Host: it moves the engines' epochs and wakes calls whose deadline has come.
+//! The one thread of a Host: it moves the engines' epochs, wakes calls whose deadline has come, and passes on turns that
+//! nobody takes up.
 //!
 //! It ticks while calls are polled or wait for an instant, and for [`IDLE_TICKS`] more, so that single calls do not pay
 //! for waking it; then it sleeps until the next call.
 
+use crate::admission::Admission;
 use crate::clock::{Clock, Nanos};
 use crate::foreign::guarded;
 use parking_lot::Mutex;
@@ -26,6 +28,7 @@ pub(crate) struct Ticker {
 struct Shared {
     clock: Clock,
     tick: Duration,
+    admission: Arc<Admission>,
     /// Whether a call was polled since the last tick.
     active: AtomicBool,
     asleep: AtomicBool,
@@ -44,10 +47,11 @@ struct Alarms {
 }
 
 impl Ticker {
-    pub(crate) fn start(clock: Clock, tick: Duration) -> std::io::Result<Ticker> {
+    pub(crate) fn start(clock: Clock, tick: Duration, admission: Arc<Admission>) -> std::io::Result<Ticker> {
         let shared = Arc::new(Shared {
             clock,
             tick,
+            admission,
             active: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -96,6 +100,7 @@ impl Shared {
             thread::park_timeout(self.tick);
             self.engines.lock().retain(|engine| engine.upgrade().map(|engine| engine.increment_epoch()).is_some());
             self.ring();
+            self.admission.lapse();
             idle = if self.active.swap(false, Ordering::SeqCst) || self.is_awaited() { 0 } else { idle + 1 };
             if idle > IDLE_TICKS {
                 self.sleep();
@@ -241,7 +246,9 @@ mod tests {
     #[test]
     fn an_alarm_that_rang_too_early_rings_again() {
         let clock = Clock::new();
-        let ticker = Ticker::start(clock.clone(), Duration::from_millis(1)).unwrap();
+        let tick = Duration::from_millis(1);
+        let admission = Arc::new(Admission::new(clock.clone(), tick, 1, 1, 1));
+        let ticker = Ticker::start(clock.clone(), tick, admission).unwrap();
         let due = || ticker.shared.alarms.lock().due.len();
         let mut alarm = ticker.alarm();
         let cx = Context::from_waker(Waker::noop());

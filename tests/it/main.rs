@@ -7,6 +7,7 @@ mod calls;
 mod dynamic;
 mod egress;
 mod errors;
+mod fairness;
 mod files;
 mod functions;
 mod grants;

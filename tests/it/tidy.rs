@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
     &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future"],
-    &["store", "bindings", "cache"],
+    &["store", "bindings", "cache", "admission"],
     &["capability"],
     &["engine", "context"],
     &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable", "load"],
@@ -23,6 +23,9 @@ const PURE: &[&str] = &[
     "capability/policy.rs",
     "capability/secrets/scrub.rs",
     "engine/schema.rs",
+    "admission/ledger.rs",
+    "admission/seats.rs",
+    "admission/turns.rs",
     "store/batch.rs",
     "limits.rs",
     "error.rs",
