@@ -28,7 +28,7 @@ fn main() {
         if mode == "bare" {
             let bare = bare::Bare::on(&bare::engine(1, bare::KEEP), ECHO, "echo", |_| {});
             for _ in 0..calls {
-                let answer: Vec<u8> = bare.call(&mut bare.make().await, (&[7u8; 64][..],)).await;
+                let answer = bare.make::<_, Vec<u8>>().await.call((&[7u8; 64][..],)).await;
                 assert_eq!(answer, [7; 64]);
             }
             return;

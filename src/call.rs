@@ -19,7 +19,7 @@ use crate::foreign::guarded;
 use crate::function::Inner;
 use crate::limits::Resolved;
 use crate::refiller;
-use crate::usage::{Output, Receipt, Reply, Usage};
+use crate::usage::{Aside, Receipt, Reply, Usage};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -133,7 +133,7 @@ pub(crate) async fn run<R>(
         }));
         let (clock, busy, alarm) = (&host.clock, limits.busy, host.ticker.alarm());
         let counts = limits.fuel.is_some();
-        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false }.await
+        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false, done: false }.await
     };
     call.settle(end)
 }
@@ -152,7 +152,8 @@ pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &
             Ok(lease.prepare(&pool.blueprint)?)
         }));
         let (busy, alarm, counts) = (limits.busy, ticker.alarm(), limits.fuel.is_some());
-        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn: None, counts, gave_way: false }.await
+        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn: None, counts, gave_way: false, done: false }
+            .await
     };
     let state = lease.store.data();
     outcome(end, Some(state), limits, &watch, None, None)?;
@@ -279,6 +280,8 @@ struct Bounded<'a, W> {
     /// Whether it counts fuel: then it gave way as long as nothing else is heard.
     counts: bool,
     gave_way: bool,
+    /// The work has come to its end, and holds nothing any more.
+    done: bool,
 }
 
 impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
@@ -313,7 +316,10 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
         match polled {
             Err(payload) => Poll::Ready(End::Panicked(payload)),
             Ok(_) if now >= this.deadline => Poll::Ready(End::Deadline),
-            Ok(Poll::Ready(result)) => Poll::Ready(End::Done(result)),
+            Ok(Poll::Ready(result)) => {
+                this.done = true;
+                Poll::Ready(End::Done(result))
+            }
             Ok(Poll::Pending) if this.watch.busy() >= this.busy => Poll::Ready(End::Busy),
             Ok(Poll::Pending) => {
                 this.alarm.set(this.deadline, cx);
@@ -326,7 +332,9 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
 impl<W> Drop for Bounded<'_, W> {
     /// What a host function was in the middle of is dropped here, and may panic as well.
     fn drop(&mut self) {
-        guarded("the destructor of a host function that was given up", || self.work.set(None));
+        if !self.done {
+            guarded("the destructor of a host function that was given up", || self.work.set(None));
+        }
     }
 }
 
@@ -391,32 +399,30 @@ impl Ending<'_> {
         let limits = &self.function.pool.blueprint.limits;
         let caller = self.options.within.as_ref().map(|within| within.deadline.since(self.watch.started));
         let result = outcome(end, state, limits, self.watch, self.options.deadline, caller);
-        let (usage, output) = self.receipt(result.as_ref().err().map(Error::kind));
-        let denials = self.lease.as_mut().map(|lease| lease.store.data_mut().take_denials());
-        let denials = denials.unwrap_or_default();
+        let (usage, aside) = self.receipt(result.as_ref().err().map(Error::kind));
         if let Some(lease) = self.lease.take() {
             self.function.pool.retire(lease, result.is_ok(), self.watch.last());
         }
         match result {
-            Ok(value) => Ok(Reply { value, usage, denials, output }),
-            Err(error) => Err(error.of(&self.function.name).receipt(usage, denials, output)),
+            Ok(value) => Ok(Reply { value, usage, aside }),
+            Err(error) => Err(error.of(&self.function.name).receipt(usage, aside)),
         }
     }
 
     /// Draws up the receipt and tells whoever wants to know. Once per call.
-    fn receipt(&mut self, error: Option<ErrorKind>) -> (Usage, Output) {
+    fn receipt(&mut self, error: Option<ErrorKind>) -> (Usage, Option<Box<Aside>>) {
         self.told = true;
         if let Some(seat) = &mut self.seat {
             seat.charge(self.watch.busy_nanos(), self.watch.last());
         }
         let mut usage =
             Usage { wall: self.watch.last().since(self.watch.started), busy: self.watch.busy(), ..Usage::default() };
-        let mut output = Output::default();
+        let mut aside = None;
         if let Some(lease) = &mut self.lease {
             usage.fuel = lease.fuel_used();
             usage.cold = lease.origin == Origin::Fresh;
             let state = lease.store.data_mut();
-            (output, usage.log_bytes, usage.log_dropped) = state.take_output();
+            (aside, usage.log_bytes, usage.log_dropped) = state.take_aside();
             (usage.bytes_in, usage.bytes_out) = state.traffic();
             usage.peak_memory = state.budget.peak;
             usage.host_calls = state.host_calls;
@@ -433,7 +439,7 @@ impl Ending<'_> {
             let receipt = Receipt { function: &self.function.name, tenant, error, usage, call_id, root_id, depth };
             guarded("the meter", || meter.record(&receipt));
         }
-        (usage, output)
+        (usage, aside)
     }
 }
 

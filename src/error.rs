@@ -6,7 +6,7 @@
 
 use crate::denial::Denial;
 use crate::text::sanitise;
-use crate::usage::{Output, Usage};
+use crate::usage::{Aside, Output, Usage};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,10 +171,11 @@ impl Error {
         self
     }
 
-    pub(crate) fn receipt(mut self, usage: Usage, denials: Vec<Denial>, output: Output) -> Error {
+    pub(crate) fn receipt(mut self, usage: Usage, aside: Option<Box<Aside>>) -> Error {
         self.0.usage = Some(usage);
-        self.0.denials = denials;
-        self.0.output = output;
+        if let Some(aside) = aside {
+            (self.0.output, self.0.denials) = (aside.output, aside.denials);
+        }
         self
     }
 

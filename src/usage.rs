@@ -103,24 +103,32 @@ pub struct Reply<T> {
     pub value: T,
     /// What the call used.
     pub usage: Usage,
-    pub(crate) denials: Vec<Denial>,
-    pub(crate) output: Output,
+    /// In a box, as most calls have none of it, and a reply is moved some times.
+    pub(crate) aside: Option<Box<Aside>>,
+}
+
+/// What there is to tell of a call besides its value.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aside {
+    pub output: Output,
+    pub denials: Vec<Denial>,
 }
 
 impl<T> Reply<T> {
     /// What the guest was refused during the call.
     pub fn denials(&self) -> &[Denial] {
-        &self.denials
+        self.aside.as_ref().map_or(&[], |aside| &aside.denials)
     }
 
     /// What the guest wrote to stdout and stderr, and logged.
     pub fn output(&self) -> &Output {
-        &self.output
+        static NOTHING: Output = Output { stdout: Bytes::new(), stderr: Bytes::new(), log: Vec::new() };
+        self.aside.as_ref().map_or(&NOTHING, |aside| &aside.output)
     }
 
     /// The same reply with another value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Reply<U> {
-        Reply { value: f(self.value), usage: self.usage, denials: self.denials, output: self.output }
+        Reply { value: f(self.value), usage: self.usage, aside: self.aside }
     }
 }
 

@@ -1,7 +1,7 @@
 //! wasmtime without isopod, in the best configuration that we know.
 
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker, Lower,
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower, TypedFunc,
 };
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline};
 
@@ -43,10 +43,10 @@ pub struct Bare {
     pub export: ComponentExportIndex,
 }
 
-/// An instance that waits, and its export's name.
-pub struct Made {
-    pub store: Store<()>,
-    pub instance: Instance,
+/// An instance that waits, and its export.
+pub struct Made<P, R> {
+    store: Store<()>,
+    export: TypedFunc<P, (R,)>,
 }
 
 impl Bare {
@@ -64,38 +64,44 @@ impl Bare {
     }
 
     /// An instance whose guest yields at each tick.
-    pub async fn make(&self) -> Made {
+    pub async fn make<P: Params, R: Answer>(&self) -> Made<P, R>
+    where
+        (R,): ComponentNamedList + Lift,
+    {
         let mut store = Store::new(&self.engine, ());
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
         let instance = self.pre.instantiate_async(&mut store).await.unwrap();
-        Made { store, instance }
+        let export = instance.get_typed_func(&mut store, &self.export).unwrap();
+        Made { store, export }
     }
 
-    pub fn make_sync(&self) -> Made {
+    pub fn make_sync<P: Params, R: Answer>(&self) -> Made<P, R>
+    where
+        (R,): ComponentNamedList + Lift,
+    {
         let mut store = Store::new(&self.engine, ());
         store.set_epoch_deadline(u64::MAX / 2);
         let instance = self.pre.instantiate(&mut store).unwrap();
-        Made { store, instance }
+        let export = instance.get_typed_func(&mut store, &self.export).unwrap();
+        Made { store, export }
+    }
+}
+
+pub trait Params: ComponentNamedList + Lower + Send + Sync + 'static {}
+impl<P: ComponentNamedList + Lower + Send + Sync + 'static> Params for P {}
+pub trait Answer: Send + Sync + 'static {}
+impl<R: Send + Sync + 'static> Answer for R {}
+
+impl<P: Params, R: Answer> Made<P, R>
+where
+    (R,): ComponentNamedList + Lift,
+{
+    pub async fn call(&mut self, params: P) -> R {
+        self.export.call_async(&mut self.store, params).await.unwrap().0
     }
 
-    pub async fn call<P, R>(&self, made: &mut Made, params: P) -> R
-    where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
-        (R,): ComponentNamedList + Lift + Send + Sync + 'static,
-    {
-        let Made { store, instance } = made;
-        let export = instance.get_typed_func::<P, (R,)>(&mut *store, &self.export).unwrap();
-        export.call_async(store, params).await.unwrap().0
-    }
-
-    pub fn call_sync<P, R>(&self, made: &mut Made, params: P) -> R
-    where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
-        (R,): ComponentNamedList + Lift + Send + Sync + 'static,
-    {
-        let Made { store, instance } = made;
-        let export = instance.get_typed_func::<P, (R,)>(&mut *store, &self.export).unwrap();
-        export.call(store, params).unwrap().0
+    pub fn call_sync(&mut self, params: P) -> R {
+        self.export.call(&mut self.store, params).unwrap().0
     }
 }

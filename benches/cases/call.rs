@@ -46,10 +46,10 @@ fn fresh(name: &str, len: usize) -> Group {
     let (typed, blocking) = (echo(&host, |f| f), echo(&host, |f| f));
     let cases = vec![
         Case::new("bare", move || {
-            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (data,)).await }));
+            black_box(now(async { bare.make::<_, Vec<u8>>().await.call((data,)).await }));
         }),
         Case::new("bare_sync", move || {
-            black_box(sync.call_sync::<_, Vec<u8>>(&mut sync.make_sync(), (data,)));
+            black_box(sync.make_sync::<_, Vec<u8>>().call_sync((data,)));
         }),
         Case::new("isopod", move || {
             black_box(now(typed.echo(data)).unwrap());
@@ -75,10 +75,10 @@ fn fresh_big16() -> Group {
     let isopod = touch(&Host::new().unwrap());
     let cases = vec![
         Case::new("bare", move || {
-            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (16u32,)).await }));
+            black_box(now(async { bare.make::<_, u32>().await.call((16u32,)).await }));
         }),
         Case::new("bare_sync", move || {
-            black_box(sync.call_sync::<_, u32>(&mut sync.make_sync(), (16u32,)));
+            black_box(sync.make_sync::<_, u32>().call_sync((16u32,)));
         }),
         Case::new("isopod", move || {
             black_box(now(isopod.call::<u32>("touch", (16,))).unwrap());
@@ -126,19 +126,19 @@ fn prewarmed_64b() -> Group {
     let cases = vec![
         Case::timed("bare", move |times| {
             in_chunks(times, |calls| {
-                let mut made: Vec<_> = (0..calls).map(|_| now(bare.make())).collect();
+                let mut made: Vec<_> = (0..calls).map(|_| now(bare.make::<_, Vec<u8>>())).collect();
                 let mut next = made.iter_mut();
                 time(calls, || {
-                    black_box(now(bare.call::<_, Vec<u8>>(next.next().unwrap(), (data,))));
+                    black_box(now(next.next().unwrap().call((data,))));
                 })
             })
         }),
         Case::timed("bare_sync", move |times| {
             in_chunks(times, |calls| {
-                let mut made: Vec<_> = (0..calls).map(|_| sync.make_sync()).collect();
+                let mut made: Vec<_> = (0..calls).map(|_| sync.make_sync::<_, Vec<u8>>()).collect();
                 let mut next = made.iter_mut();
                 time(calls, || {
-                    black_box(sync.call_sync::<_, Vec<u8>>(next.next().unwrap(), (data,)));
+                    black_box(next.next().unwrap().call_sync((data,)));
                 })
             })
         }),
@@ -175,7 +175,7 @@ fn prewarmed_sustained_64b() -> Group {
     let (typed, blocking) = (echo(&host, stocked), echo(&host, stocked));
     let cases = vec![
         Case::new("bare", move || {
-            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (data,)).await }));
+            black_box(now(async { bare.make::<_, Vec<u8>>().await.call((data,)).await }));
         }),
         Case::new("isopod", move || {
             black_box(now(typed.echo(data)).unwrap());
@@ -195,16 +195,16 @@ fn prewarmed_sustained_64b() -> Group {
 fn warm(name: &str, len: usize) -> Group {
     let data = data(len);
     let (bare, sync) = (Bare::new(ECHO, "echo"), Bare::new(ECHO, "echo"));
-    let (mut made, mut made_sync) = (now(bare.make()), sync.make_sync());
+    let (mut made, mut made_sync) = (now(bare.make::<_, Vec<u8>>()), sync.make_sync::<_, Vec<u8>>());
     let host = Host::new().unwrap();
     let reused = |f: FunctionBuilder| f.reuse(Reuse::within_tenant().at_most(u32::MAX));
     let (typed, blocking, session) = (echo(&host, reused), echo(&host, reused), echo(&host, |f| f));
     let cases = vec![
         Case::new("bare", move || {
-            black_box(now(bare.call::<_, Vec<u8>>(&mut made, (data,))));
+            black_box(now(made.call((data,))));
         }),
         Case::new("bare_sync", move || {
-            black_box(sync.call_sync::<_, Vec<u8>>(&mut made_sync, (data,)));
+            black_box(made_sync.call_sync((data,)));
         }),
         Case::new("isopod", move || {
             black_box(now(typed.echo(data)).unwrap());
@@ -236,13 +236,13 @@ fn warm(name: &str, len: usize) -> Group {
 fn dynamic_4kib() -> Group {
     let data = data(4096);
     let bare = Bare::new(ECHO, "echo");
-    let mut made = now(bare.make());
+    let mut made = now(bare.make::<_, Vec<u8>>());
     let host = Host::new().unwrap();
     let reused = dynamic(&host, |f| f.reuse(Reuse::within_tenant().at_most(u32::MAX)));
     let stocked = dynamic(&host, |f| f.prewarm(STOCK));
     let cases = vec![
         Case::new("bare", move || {
-            black_box(now(bare.call::<_, Vec<u8>>(&mut made, (data,))));
+            black_box(now(made.call((data,))));
         }),
         Case::new("isopod", move || {
             black_box(now(reused.call::<ByteBuf>("echo", (Bytes::new(data),))).unwrap());
@@ -292,7 +292,7 @@ fn host_import() -> Group {
     let typed = block_on(typed).unwrap();
     let cases = vec![
         Case::new("bare", move || {
-            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (1000u32,)).await }));
+            black_box(now(async { bare.make::<_, u32>().await.call((1000u32,)).await }));
         }),
         Case::new("isopod", move || {
             black_box(now(typed.sum(1000)).unwrap());
@@ -311,11 +311,11 @@ fn dirty_big16() -> Group {
     let dirty = touch(&Host::new().unwrap());
     let dirty_bare = |keep| {
         let bare = Bare::on(&bare::engine(bare::SLOTS, keep), &big(), "touch", |_| {});
-        let mut first = now(bare.make());
-        now(bare.call::<_, u32>(&mut first, (2048u32,)));
+        let mut first = now(bare.make::<_, u32>());
+        now(first.call((2048u32,)));
         drop(first);
         move || {
-            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (16u32,)).await }));
+            black_box(now(async { bare.make::<_, u32>().await.call((16u32,)).await }));
         }
     };
     now(dirty.call::<u32>("touch", (2048,))).unwrap();
@@ -349,7 +349,7 @@ fn functions_in_turn() -> Group {
     let cases = vec![
         Case::new("bare", move || {
             let bare = bares.next().unwrap();
-            black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (data,)).await }));
+            black_box(now(async { bare.make::<_, Vec<u8>>().await.call((data,)).await }));
         }),
         Case::new("isopod_one", move || {
             black_box(now(one.echo(data)).unwrap());

@@ -117,7 +117,7 @@ fn first_call() -> Group {
             let export = component.get_export_index(None, "run").unwrap();
             let pre = Linker::new(&engine).instantiate_pre(&component).unwrap();
             let bare = Bare { engine: engine.clone(), pre, export };
-            black_box(now(async { bare.call::<_, u32>(&mut bare.make().await, (7u32,)).await }));
+            black_box(now(async { bare.make::<_, u32>().await.call((7u32,)).await }));
         }),
         Case::new("isopod", move || {
             black_box(now(load(&host, &bytes).call::<u32>("run", (7,))).unwrap());

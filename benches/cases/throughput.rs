@@ -27,7 +27,7 @@ fn fresh(name: &str, threads: u64) -> Group {
         }),
         Case::timed("bare", move |times| {
             on(threads, times, || {
-                black_box(now(async { bare.call::<_, Vec<u8>>(&mut bare.make().await, (&DATA[..],)).await }));
+                black_box(now(async { bare.make::<_, Vec<u8>>().await.call((&DATA[..],)).await }));
             })
         }),
         Case::timed("isopod", move |times| {

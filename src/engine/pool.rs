@@ -133,12 +133,12 @@ impl Pool {
     }
 
     /// A store for one call, armed for it; started already if it is a stocked or a kept one.
+    #[inline]
     pub(crate) fn lease(&self, share: Share) -> Lease {
         if let Some(kept) = &self.kept
             && let Some(mut lease) = kept.take(share.tenant.as_ref())
         {
             lease.origin = Origin::Kept;
-            lease.room.use_stack();
             self.arm(&mut lease, share);
             return lease;
         }
@@ -146,7 +146,6 @@ impl Pool {
             && let Some(mut lease) = stock.take(&share)
         {
             lease.origin = Origin::Stocked;
-            lease.room.use_stack();
             self.arm(&mut lease, share);
             return lease;
         }
@@ -167,6 +166,7 @@ impl Pool {
     }
 
     /// Sets what belongs to one call, and its limits anew.
+    #[inline]
     fn arm(&self, lease: &mut Lease, share: Share) {
         let left = share.fuel.unwrap_or(u64::MAX);
         let whole = self.blueprint.limits.fuel.map(|fuel| fuel.min(left));
@@ -178,6 +178,7 @@ impl Pool {
         self.fill(lease, whole.map(|fuel| fuel.saturating_sub(spent)));
     }
 
+    #[inline]
     fn fill(&self, lease: &mut Lease, fuel: Option<u64>) {
         match fuel {
             Some(fuel) => {
@@ -193,16 +194,19 @@ impl Pool {
         if let Some(stock) = &self.stock
             && (!self.blueprint.starts || lease.room.keep_stack())
         {
+            lease.store.data_mut().end_early(&self.blueprint.bound);
             stock.put(lease);
         }
     }
 
     /// Takes a store back whose call ended as its guest meant it to, or drops it.
+    #[inline]
     pub(crate) fn retire(&self, mut lease: Lease, well: bool, now: Nanos) {
         lease.served += 1;
         if well
             && let Some(kept) = &self.kept
             && lease.room.keep_stack()
+            && (lease.world.is_some() || lease.prepare(&self.blueprint).is_ok())
         {
             lease.store.data_mut().end(true);
             kept.put(lease, now);

@@ -3,7 +3,7 @@
 use super::pool::Lease;
 use crate::clock::Nanos;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,36 +59,44 @@ impl Reuse {
     }
 }
 
-type Key = Option<Arc<str>>;
-
 /// The instances of one function that wait for their tenant's next call.
 pub(super) struct Kept {
     rule: Reuse,
     waiting: Mutex<Waiting>,
 }
 
+/// Of one tenant, the longest waiting first.
+type List = VecDeque<(Nanos, Lease)>;
+
 #[derive(Default)]
 struct Waiting {
-    /// For each tenant those that wait, the longest waiting first. No list is empty.
-    by_tenant: HashMap<Key, Vec<(Nanos, Lease)>>,
+    /// Those of calls without a tenant.
+    nobodys: List,
+    /// A list may be empty, until somebody looks for what has waited too long.
+    by_tenant: HashMap<Arc<str>, List>,
     count: usize,
 }
 
 impl Waiting {
-    /// The one that waits longest.
-    fn oldest(&self) -> Option<(Nanos, Key)> {
-        let heads = self.by_tenant.iter().filter_map(|(tenant, list)| Some((list.first()?.0, tenant)));
-        heads.min_by_key(|(since, _)| *since).map(|(since, tenant)| (since, tenant.clone()))
+    fn list(&mut self, tenant: Option<&Arc<str>>) -> Option<&mut List> {
+        match tenant {
+            None => Some(&mut self.nobodys),
+            Some(tenant) => self.by_tenant.get_mut(tenant),
+        }
     }
 
-    fn remove(&mut self, tenant: &Key, last: bool) -> Option<Lease> {
-        let list = self.by_tenant.get_mut(tenant)?;
-        let (_, lease) = if last { list.pop()? } else { list.remove(0) };
-        self.count -= 1;
-        if list.is_empty() {
-            self.by_tenant.remove(tenant);
+    /// Puts in the first of its tenant's.
+    #[cold]
+    fn first(&mut self, now: Nanos, lease: Lease) {
+        if let Some(tenant) = lease.store.data().tenant() {
+            self.by_tenant.entry(Arc::clone(tenant)).or_default().push_back((now, lease));
         }
-        Some(lease)
+    }
+
+    /// The list with the one that waits longest, and since when.
+    fn oldest(&mut self) -> Option<(Nanos, &mut List)> {
+        let lists = self.by_tenant.values_mut().chain([&mut self.nobodys]);
+        lists.filter_map(|list| Some((list.front()?.0, list))).min_by_key(|(since, _)| *since)
     }
 }
 
@@ -102,40 +110,49 @@ impl Kept {
     }
 
     /// The one that was used last: it is the warmest.
+    #[inline]
     pub(super) fn take(&self, tenant: Option<&Arc<str>>) -> Option<Lease> {
-        self.waiting.lock().remove(&tenant.cloned(), true)
+        let mut waiting = self.waiting.lock();
+        let (_, lease) = waiting.list(tenant)?.pop_back()?;
+        waiting.count -= 1;
+        Some(lease)
     }
 
     /// Keeps it, unless it has served enough.
+    #[inline]
     pub(super) fn put(&self, lease: Lease, now: Nanos) {
         if lease.served < self.rule.most {
-            let tenant = lease.store.data().tenant().cloned();
             let mut waiting = self.waiting.lock();
             waiting.count += 1;
-            waiting.by_tenant.entry(tenant).or_default().push((now, lease));
+            match waiting.list(lease.store.data().tenant()) {
+                Some(list) => list.push_back((now, lease)),
+                None => waiting.first(now, lease),
+            }
         }
     }
 
     pub(super) fn evict(&self) -> Option<Lease> {
         let mut waiting = self.waiting.lock();
-        let (_, tenant) = waiting.oldest()?;
-        waiting.remove(&tenant, false)
+        let (_, lease) = waiting.oldest()?.1.pop_front()?;
+        waiting.count -= 1;
+        Some(lease)
     }
 
     /// Drops those that have waited for too long; says whether others wait.
     pub(super) fn expire(&self, now: Nanos) -> bool {
         loop {
             let mut waiting = self.waiting.lock();
-            match waiting.oldest() {
-                None => return false,
-                Some((since, _)) if now.since(since) < self.rule.idle => return true,
-                Some((_, tenant)) => {
-                    let lease = waiting.remove(&tenant, false);
-                    drop(waiting);
-                    // Outside the lock: it takes a while.
-                    drop(lease);
+            let expired = match waiting.oldest() {
+                Some((since, list)) if now.since(since) >= self.rule.idle => list.pop_front(),
+                _ => {
+                    waiting.by_tenant.retain(|_, list| !list.is_empty());
+                    return waiting.count > 0;
                 }
-            }
+            };
+            waiting.count -= usize::from(expired.is_some());
+            drop(waiting);
+            // Outside the lock: it takes a while.
+            drop(expired);
         }
     }
 }

@@ -53,26 +53,24 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// The instance has run and waits from now on; says whether there is a stack that it may keep.
+    /// The instance has run and is to wait: says whether there is a stack that it may keep, for as long as it lives.
+    #[inline]
     pub(super) fn keep_stack(&mut self) -> bool {
-        self.has_stack = self.slots.stacks.fetch_sub(1, Ordering::Relaxed) > 0;
         if !self.has_stack {
-            self.slots.stacks.fetch_add(1, Ordering::Relaxed);
+            self.has_stack = self.slots.stacks.fetch_sub(1, Ordering::Relaxed) > 0;
+            if !self.has_stack {
+                self.slots.stacks.fetch_add(1, Ordering::Relaxed);
+            }
         }
         self.has_stack
-    }
-
-    /// The instance does not wait any longer: its stack is that of the call.
-    pub(super) fn use_stack(&mut self) {
-        if std::mem::take(&mut self.has_stack) {
-            self.slots.stacks.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.use_stack();
+        if self.has_stack {
+            self.slots.stacks.fetch_add(1, Ordering::Relaxed);
+        }
         self.slots.free.fetch_add(self.width.into(), Ordering::Relaxed);
     }
 }

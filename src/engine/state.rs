@@ -10,7 +10,7 @@ use crate::denial::{Denial, Denials};
 use crate::error::Limit;
 use crate::foreign::guarded;
 use crate::limits::Resolved;
-use crate::usage::Output;
+use crate::usage::Aside;
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -114,12 +114,19 @@ impl State {
         self.deadline = deadline;
     }
 
+    /// The guest has started, early; from now on it may reach what `bound` says.
+    pub(crate) fn end_early(&mut self, bound: &Arc<Bound>) {
+        self.early = Early::No;
+        self.bound = Arc::clone(bound);
+    }
+
     /// Whether a guest that starts early called what only a call can answer.
     pub(crate) fn was_too_early(&self) -> bool {
         self.early == Early::TooEarly
     }
 
     /// Sets what belongs to one call.
+    #[inline]
     pub(crate) fn begin(&mut self, share: Share, bound: &Arc<Bound>, reused: bool) {
         let Share { tenant, deadline, tree, invocation, fuel: _ } = share;
         (self.tenant, self.deadline, self.tree, self.invocation) = (tenant, deadline, tree, invocation);
@@ -127,10 +134,14 @@ impl State {
             self.budget.begin();
             (self.host_calls, self.bytes_in, self.bytes_out, self.flow, self.call_id) = (0, 0, 0, None, None);
         }
-        if self.early != Early::No {
-            self.early = Early::No;
-            self.bound = Arc::clone(bound);
+        if self.view.is_some() {
+            self.begin_view(bound);
         }
+    }
+
+    /// The guest has a view already, from when it started or from another call.
+    #[cold]
+    fn begin_view(&mut self, bound: &Arc<Bound>) {
         if let Some(mut view) = self.view.take() {
             let call_id = self.call_id();
             let denials = bound.denials(self.tenant.clone(), call_id);
@@ -151,10 +162,13 @@ impl State {
 
     /// The call is over: what is its own goes now, even if the store is dropped later. `kept` says that the guest serves
     /// another call, with what it holds.
+    #[inline]
     pub(crate) fn end(&mut self, kept: bool) {
-        guarded("the destructor of an import", || drop(self.imports.take()));
-        if !kept {
-            guarded("the destructor of a body", || drop(self.view.take()));
+        if let Some(imports) = self.imports.take() {
+            guarded("the destructor of an import", || drop(imports));
+        }
+        if !kept && let Some(view) = self.view.take() {
+            guarded("the destructor of a body", || drop(view));
         }
     }
 
@@ -218,11 +232,6 @@ impl State {
         self.denials.as_ref().and_then(Denials::last)
     }
 
-    /// The refusals so far, those of requests under way included.
-    pub(crate) fn take_denials(&mut self) -> Vec<Denial> {
-        self.denials.as_ref().map(Denials::take).unwrap_or_default()
-    }
-
     /// Bytes of the arguments and of the result so far.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         let (read, written) = self
@@ -232,9 +241,18 @@ impl State {
         (self.bytes_in + read, self.bytes_out + written)
     }
 
-    /// What the guest wrote and logged, the bytes of that, and the bytes dropped beyond the limit.
-    pub(crate) fn take_output(&mut self) -> (Output, u64, u64) {
-        self.view.as_ref().map(|view| view.capture.take()).unwrap_or_default()
+    /// What the guest wrote, logged and was refused so far, by requests under way as well; the bytes written, and the bytes
+    /// dropped beyond the limit. Nothing of it for a guest that asked for nothing.
+    #[inline]
+    pub(crate) fn take_aside(&mut self) -> (Option<Box<Aside>>, u64, u64) {
+        match (&self.view, &self.denials) {
+            (None, None) => (None, 0, 0),
+            (view, denials) => {
+                let (output, kept, dropped) = view.as_ref().map(|view| view.capture.take()).unwrap_or_default();
+                let denials = denials.as_ref().map(Denials::take).unwrap_or_default();
+                (Some(Box::new(Aside { output, denials })), kept, dropped)
+            }
+        }
     }
 }
 

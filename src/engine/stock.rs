@@ -77,6 +77,7 @@ impl Stock {
     }
 
     /// An instance for that call. A guest that has looked at its environment has not seen what this call brings along.
+    #[inline]
     pub(super) fn take(&self, share: &Share) -> Option<Lease> {
         let Some(lease) = self.ready.pop() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
@@ -113,6 +114,7 @@ impl Stock {
     }
 
     /// Whether less than half is there.
+    #[inline]
     fn is_low(&self) -> bool {
         self.ready.len() * 2 < self.level.load(Ordering::Relaxed) as usize
     }

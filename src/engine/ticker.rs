@@ -79,6 +79,7 @@ impl Ticker {
     }
 
     /// An alarm that is not set yet.
+    #[inline]
     pub(crate) fn alarm(&self) -> Alarm<'_> {
         Alarm { shared: &self.shared, set: None }
     }
@@ -174,6 +175,7 @@ impl Alarm<'_> {
         self.shared.stay_awake();
     }
 
+    #[inline]
     pub(crate) fn is_set(&self) -> bool {
         self.set.is_some()
     }
@@ -200,6 +202,7 @@ impl Alarm<'_> {
         self.set = Some((key, waker));
     }
 
+    #[inline]
     fn clear(&mut self) {
         if let Some((key, _)) = self.set.take() {
             let waker = self.shared.alarms.lock().due.remove(&key);
