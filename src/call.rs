@@ -94,7 +94,8 @@ pub(crate) async fn run<R>(
     let deadline = started.plus(time_limit(limits, options));
     let deadline = within.map_or(deadline, |within| within.deadline.min(deadline));
     let watch = Watch::new(started);
-    let mut call = Ending { function, options, watch: &watch, lease: None, seat: None, told: false };
+    let mut call =
+        Ending { function, options, watch: &watch, lease: None, seat: None, usage: Usage::default(), told: false };
     let seat = match admit(function, options, &watch, deadline).await {
         Ok(seat) => call.seat.insert(seat),
         Err(error) => return call.settle(End::Refused(error)),
@@ -109,13 +110,7 @@ pub(crate) async fn run<R>(
             return call.settle(End::Deadline);
         }
     }
-    let share = Share {
-        tenant: options.tenant.clone(),
-        deadline,
-        tree: within.map(|within| within.tree.clone()),
-        fuel: within.and_then(|within| within.fuel),
-        invocation,
-    };
+    let share = Share { tenant: options.tenant.as_ref(), deadline, within, invocation };
     let lease = call.lease.insert(function.pool.lease(share));
     if let Some(claim) = Claim::if_low(&function.pool) {
         refiller::fill_later(claim, host);
@@ -390,19 +385,21 @@ struct Ending<'a> {
     /// Before the seat: the slot is free again before the next call may take it.
     lease: Option<Lease>,
     seat: Option<Seat<'a>>,
+    usage: Usage,
     told: bool,
 }
 
 impl Ending<'_> {
-    fn settle<R>(mut self, end: End<R>) -> Result<Reply<R>> {
+    fn settle<R>(&mut self, end: End<R>) -> Result<Reply<R>> {
         let state = self.lease.as_ref().map(|lease| lease.store.data());
         let limits = &self.function.pool.blueprint.limits;
         let caller = self.options.within.as_ref().map(|within| within.deadline.since(self.watch.started));
         let result = outcome(end, state, limits, self.watch, self.options.deadline, caller);
-        let (usage, aside) = self.receipt(result.as_ref().err().map(Error::kind));
+        let aside = self.receipt(result.as_ref().err().map(Error::kind));
         if let Some(lease) = self.lease.take() {
             self.function.pool.retire(lease, result.is_ok(), self.watch.last());
         }
+        let usage = self.usage;
         match result {
             Ok(value) => Ok(Reply { value, usage, aside }),
             Err(error) => Err(error.of(&self.function.name).receipt(usage, aside)),
@@ -410,17 +407,17 @@ impl Ending<'_> {
     }
 
     /// Draws up the receipt and tells whoever wants to know. Once per call.
-    fn receipt(&mut self, error: Option<ErrorKind>) -> (Usage, Option<Box<Aside>>) {
+    fn receipt(&mut self, error: Option<ErrorKind>) -> Option<Box<Aside>> {
         self.told = true;
         if let Some(seat) = &mut self.seat {
             seat.charge(self.watch.busy_nanos(), self.watch.last());
         }
-        let mut usage =
-            Usage { wall: self.watch.last().since(self.watch.started), busy: self.watch.busy(), ..Usage::default() };
+        let usage = &mut self.usage;
+        (usage.wall, usage.busy) = (self.watch.last().since(self.watch.started), self.watch.busy());
         let mut aside = None;
         if let Some(lease) = &mut self.lease {
             usage.fuel = lease.fuel_used();
-            usage.cold = lease.origin == Origin::Fresh;
+            usage.cold = lease.life().origin == Origin::Fresh;
             let state = lease.store.data_mut();
             (aside, usage.log_bytes, usage.log_dropped) = state.take_aside();
             (usage.bytes_in, usage.bytes_out) = state.traffic();
@@ -436,10 +433,11 @@ impl Ending<'_> {
             let depth = tree.map_or(0, |tree| tree.depth);
             let call_id = self.lease.as_mut().map_or(0, |lease| lease.store.data_mut().call_id());
             let root_id = tree.map_or(call_id, |tree| tree.root);
+            let usage = self.usage;
             let receipt = Receipt { function: &self.function.name, tenant, error, usage, call_id, root_id, depth };
             guarded("the meter", || meter.record(&receipt));
         }
-        (usage, aside)
+        aside
     }
 }
 

@@ -107,17 +107,20 @@ impl<W: World> TypedFunction<W> {
         let inner = self.function.inner();
         call::run(inner, self.function.options(), None, async |lease| {
             let instance = lease.instance()?;
-            let (known, store) = lease.world();
+            let known = lease.world().take();
             let found;
-            let world = match known {
+            let world = match known.as_ref().and_then(|world| world.downcast_ref()) {
                 Some(world) => world,
                 None => {
-                    found = W::load(&self.indices, store, &instance)?;
+                    found = W::load(&self.indices, &mut lease.store, &instance)?;
                     &found
                 }
             };
-            let mut session = Session { world, store, function: &self.function };
-            Ok(body(&mut session).await?)
+            let mut session = Session { world, store: &mut lease.store, function: &self.function };
+            let answer = body(&mut session).await?;
+            // For the next call, if the instance is kept.
+            *lease.world() = known;
+            Ok(answer)
         })
         .await
     }

@@ -69,9 +69,13 @@ pub(crate) enum Origin {
     Kept,
 }
 
-/// A store in the hands of one call.
+/// A store in the hands of one call. One word, as it is handed on some times.
 pub(crate) struct Lease {
     pub store: Store<State>,
+}
+
+/// What a store is, from call to call.
+pub(crate) struct Life {
     instance: Option<Instance>,
     /// The exports of a typed world, where they were found before.
     world: Option<Box<dyn Any + Send>>,
@@ -79,7 +83,6 @@ pub(crate) struct Lease {
     pub origin: Origin,
     /// Calls that it served to their end.
     pub served: u32,
-    /// After the store: its slot is free when the store is gone.
     room: Room,
 }
 
@@ -87,7 +90,8 @@ impl Blueprint {
     /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
     fn make(&self, room: Room, bound: &Arc<Bound>) -> Lease {
         let limits = &self.limits;
-        let mut store = Store::new(&self.engine.wasmtime, State::new(limits, Arc::clone(bound)));
+        let life = Life { instance: None, world: None, fuel: None, origin: Origin::Fresh, served: 0, room };
+        let mut store = Store::new(&self.engine.wasmtime, State::new(limits, Arc::clone(bound), life));
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(limits.transfer);
         store.set_max_component_handles(limits.handles);
@@ -114,7 +118,7 @@ impl Blueprint {
                 Ok(UpdateDeadline::Yield(1))
             });
         }
-        Lease { store, instance: None, world: None, fuel: None, origin: Origin::Fresh, served: 0, room }
+        Lease { store }
     }
 }
 
@@ -134,24 +138,27 @@ impl Pool {
 
     /// A store for one call, armed for it; started already if it is a stocked or a kept one.
     #[inline]
-    pub(crate) fn lease(&self, share: Share) -> Lease {
-        if let Some(kept) = &self.kept
-            && let Some(mut lease) = kept.take(share.tenant.as_ref())
-        {
-            lease.origin = Origin::Kept;
-            self.arm(&mut lease, share);
-            return lease;
-        }
-        if let Some(stock) = &self.stock
-            && let Some(mut lease) = stock.take(&share)
-        {
-            lease.origin = Origin::Stocked;
-            self.arm(&mut lease, share);
-            return lease;
-        }
-        let mut lease = self.blueprint.make(Slots::take(&self.slots, self.blueprint.width), &self.blueprint.bound);
+    pub(crate) fn lease(&self, share: Share<'_>) -> Lease {
+        let (mut lease, origin) = self.find(&share);
+        lease.life_mut().origin = origin;
         self.arm(&mut lease, share);
         lease
+    }
+
+    #[inline]
+    fn find(&self, share: &Share<'_>) -> (Lease, Origin) {
+        if let Some(kept) = &self.kept
+            && let Some(lease) = kept.take(share.tenant)
+        {
+            return (lease, Origin::Kept);
+        }
+        if let Some(stock) = &self.stock
+            && let Some(lease) = stock.take(share)
+        {
+            return (lease, Origin::Stocked);
+        }
+        let room = Slots::take(&self.slots, self.blueprint.width);
+        (self.blueprint.make(room, &self.blueprint.bound), Origin::Fresh)
     }
 
     /// A store that no call has asked for: what the guest does as it starts has no tenant and reaches nothing.
@@ -161,38 +168,39 @@ impl Pool {
         let room = Slots::take_spare(&self.slots, self.blueprint.width)?;
         let mut lease = self.blueprint.make(room, &stock.bound);
         lease.store.data_mut().begin_early(deadline);
-        self.fill(&mut lease, self.blueprint.limits.fuel);
+        match self.blueprint.limits.fuel {
+            Some(fuel) => self.fill(&mut lease, fuel, 0),
+            None => lease.store.set_epoch_deadline(1),
+        }
         Some(lease)
     }
 
     /// Sets what belongs to one call, and its limits anew.
     #[inline]
-    fn arm(&self, lease: &mut Lease, share: Share) {
-        let left = share.fuel.unwrap_or(u64::MAX);
-        let whole = self.blueprint.limits.fuel.map(|fuel| fuel.min(left));
-        let reused = lease.origin == Origin::Kept;
-        lease.store.data_mut().begin(share, &self.blueprint.bound, reused);
+    fn arm(&self, lease: &mut Lease, share: Share<'_>) {
+        let left = share.within.and_then(|within| within.fuel).unwrap_or(u64::MAX);
+        let origin = lease.life().origin;
+        lease.store.data_mut().begin(share, &self.blueprint.bound, origin == Origin::Kept);
+        let Some(fuel) = self.blueprint.limits.fuel else {
+            lease.store.set_epoch_deadline(1);
+            return;
+        };
         // What a stocked guest used as it started is the call's, as it would be were it started now.
-        let spent = if lease.origin == Origin::Stocked { lease.fuel_used().unwrap_or(0) } else { 0 };
-        lease.fuel = whole;
-        self.fill(lease, whole.map(|fuel| fuel.saturating_sub(spent)));
+        let spent = if origin == Origin::Stocked { lease.fuel_used().unwrap_or(0) } else { 0 };
+        self.fill(lease, fuel.min(left), spent);
     }
 
-    #[inline]
-    fn fill(&self, lease: &mut Lease, fuel: Option<u64>) {
-        match fuel {
-            Some(fuel) => {
-                let _ = lease.store.set_fuel(fuel);
-                lease.fuel.get_or_insert(fuel);
-            }
-            None => lease.store.set_epoch_deadline(1),
-        }
+    /// Gives it fuel, of which so much is spent already.
+    fn fill(&self, lease: &mut Lease, fuel: u64, spent: u64) {
+        // It does not fail on an engine that counts fuel, which is where a function with a fuel limit runs.
+        let _ = lease.store.set_fuel(fuel.saturating_sub(spent));
+        lease.life_mut().fuel = Some(fuel);
     }
 
     /// Puts a started instance into the stock, if there is room.
     pub(crate) fn put(&self, mut lease: Lease) {
         if let Some(stock) = &self.stock
-            && (!self.blueprint.starts || lease.room.keep_stack())
+            && (!self.blueprint.starts || lease.life_mut().room.keep_stack())
         {
             lease.store.data_mut().end_early(&self.blueprint.bound);
             stock.put(lease);
@@ -202,15 +210,17 @@ impl Pool {
     /// Takes a store back whose call ended as its guest meant it to, or drops it.
     #[inline]
     pub(crate) fn retire(&self, mut lease: Lease, well: bool, now: Nanos) {
-        lease.served += 1;
+        let life = lease.life_mut();
+        life.served += 1;
+        let origin = life.origin;
         if well
             && let Some(kept) = &self.kept
-            && lease.room.keep_stack()
-            && (lease.world.is_some() || lease.prepare(&self.blueprint).is_ok())
+            && life.room.keep_stack()
+            && (life.world.is_some() || lease.prepare(&self.blueprint).is_ok())
         {
             lease.store.data_mut().end(true);
             kept.put(lease, now);
-        } else if lease.origin == Origin::Stocked {
+        } else if origin == Origin::Stocked {
             // Dropping the store takes longer than the rest of such a call: not here, where somebody waits for the answer.
             lease.store.data_mut().end(false);
             self.slots.drop_later(lease);
@@ -238,37 +248,54 @@ impl Pool {
 }
 
 impl Lease {
+    #[inline]
+    pub(crate) fn life(&self) -> &Life {
+        &self.store.data().life
+    }
+
+    #[inline]
+    fn life_mut(&mut self) -> &mut Life {
+        &mut self.store.data_mut().life
+    }
+
+    #[inline]
     pub(crate) fn is_started(&self) -> bool {
-        self.instance.is_some()
+        self.life().instance.is_some()
     }
 
     /// Starts the guest: its start functions and `realloc` run here, under the call's limits.
     pub(crate) async fn start(&mut self, pre: &InstancePre<State>) -> wasmtime::Result<()> {
-        self.instance = Some(pre.instantiate_async(&mut self.store).await?);
+        let instance = pre.instantiate_async(&mut self.store).await?;
+        self.life_mut().instance = Some(instance);
         Ok(())
     }
 
     /// Finds the exports of a typed world ahead of the call.
     pub(crate) fn prepare(&mut self, blueprint: &Blueprint) -> wasmtime::Result<()> {
-        if let (Some(prepare), Some(instance)) = (&blueprint.prepare, &self.instance) {
-            self.world = Some(prepare(&mut self.store, instance)?);
+        if let (Some(prepare), Some(instance)) = (&blueprint.prepare, self.life().instance) {
+            let world = prepare(&mut self.store, &instance)?;
+            self.life_mut().world = Some(world);
         }
         Ok(())
     }
 
     /// The instance, which there is once [`start`](Lease::start) has succeeded.
+    #[inline]
     pub(crate) fn instance(&self) -> Result<Instance> {
-        self.instance.ok_or_else(|| Error::new(ErrorKind::Internal, "the instance was not started; please report this"))
+        let instance = self.life().instance;
+        instance.ok_or_else(|| Error::new(ErrorKind::Internal, "the instance was not started; please report this"))
     }
 
-    /// The exports of a typed world where they were found before, and the store.
-    pub(crate) fn world<W: 'static>(&mut self) -> (Option<&W>, &mut Store<State>) {
-        (self.world.as_ref().and_then(|world| world.downcast_ref()), &mut self.store)
+    /// The exports of a typed world where they were found before, to be put back after the call.
+    #[inline]
+    pub(crate) fn world(&mut self) -> &mut Option<Box<dyn Any + Send>> {
+        &mut self.life_mut().world
     }
 
     /// Fuel used so far, for a function that counts it.
+    #[inline]
     pub(crate) fn fuel_used(&self) -> Option<u64> {
-        let fuel = self.fuel?;
+        let fuel = self.life().fuel?;
         Some(fuel.saturating_sub(self.store.get_fuel().unwrap_or(0)))
     }
 }

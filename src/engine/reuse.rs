@@ -121,7 +121,7 @@ impl Kept {
     /// Keeps it, unless it has served enough.
     #[inline]
     pub(super) fn put(&self, lease: Lease, now: Nanos) {
-        if lease.served < self.rule.most {
+        if lease.life().served < self.rule.most {
             let mut waiting = self.waiting.lock();
             waiting.count += 1;
             match waiting.list(lease.store.data().tenant()) {

@@ -1,8 +1,9 @@
 //! [`State`]: the `T` of every `Store<T>`, all that belongs to one call.
 
 use super::budget::Budget;
+use super::pool::Life;
 use crate::capability::cli::Invocation;
-use crate::capability::functions::Tree;
+use crate::capability::functions::{Tree, Within};
 use crate::capability::{Bound, Call, Reach, View};
 use crate::clock::Nanos;
 use crate::context::Context;
@@ -44,6 +45,7 @@ pub struct State {
     pub(crate) flow: Option<Arc<Flow>>,
     view: Option<Box<View>>,
     pub(crate) imports: Option<Box<dyn Any + Send>>,
+    pub(super) life: Life,
 }
 
 /// Whether the guest starts before there is a call.
@@ -56,13 +58,11 @@ enum Early {
 }
 
 /// What belongs to one call.
-#[derive(Default)]
-pub(crate) struct Share {
-    pub tenant: Option<Arc<str>>,
+pub(crate) struct Share<'a> {
+    pub tenant: Option<&'a Arc<str>>,
     pub deadline: Nanos,
-    pub tree: Option<Tree>,
-    /// Fuel that is left to the call that this one is made for.
-    pub fuel: Option<u64>,
+    /// The call that this one is made for.
+    pub within: Option<&'a Within>,
     pub invocation: Option<Box<Invocation>>,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Stop {
 
 impl State {
     /// The state of a store that serves no call yet.
-    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>) -> State {
+    pub(crate) fn new(limits: &Resolved, bound: Arc<Bound>, life: Life) -> State {
         State {
             budget: Budget::new(limits.memory),
             host_calls: 0,
@@ -105,6 +105,7 @@ impl State {
             flow: None,
             view: None,
             imports: None,
+            life,
         }
     }
 
@@ -127,9 +128,15 @@ impl State {
 
     /// Sets what belongs to one call.
     #[inline]
-    pub(crate) fn begin(&mut self, share: Share, bound: &Arc<Bound>, reused: bool) {
-        let Share { tenant, deadline, tree, invocation, fuel: _ } = share;
-        (self.tenant, self.deadline, self.tree, self.invocation) = (tenant, deadline, tree, invocation);
+    pub(crate) fn begin(&mut self, share: Share<'_>, bound: &Arc<Bound>, reused: bool) {
+        let Share { tenant, deadline, within, invocation } = share;
+        // A kept instance has its tenant's name already.
+        if !reused {
+            self.tenant = tenant.cloned();
+        }
+        self.deadline = deadline;
+        self.tree = within.map(|within| within.tree.clone());
+        self.invocation = invocation;
         if reused {
             self.budget.begin();
             (self.host_calls, self.bytes_in, self.bytes_out, self.flow, self.call_id) = (0, 0, 0, None, None);

@@ -78,7 +78,7 @@ impl Stock {
 
     /// An instance for that call. A guest that has looked at its environment has not seen what this call brings along.
     #[inline]
-    pub(super) fn take(&self, share: &Share) -> Option<Lease> {
+    pub(super) fn take(&self, share: &Share<'_>) -> Option<Lease> {
         let Some(lease) = self.ready.pop() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
