@@ -79,7 +79,8 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
         let now = clock.now();
         if now.since(round) >= ROUND {
             round = now;
-            waiting = slots.pools().into_iter().fold(false, |waiting, pool| pool.tidy(now) || waiting);
+            // Each of them is tidied, so this counts rather than asks.
+            waiting = slots.pools().into_iter().filter(|pool| pool.tidy(now)).count() > 0;
         }
         tokio::select! {
             () = slots.bell.notified() => waiting = true,

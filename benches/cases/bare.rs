@@ -72,7 +72,7 @@ impl Bare {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
         let instance = self.pre.instantiate_async(&mut store).await.unwrap();
-        let export = instance.get_typed_func(&mut store, &self.export).unwrap();
+        let export = instance.get_typed_func(&mut store, self.export).unwrap();
         Made { store, export }
     }
 
@@ -83,7 +83,7 @@ impl Bare {
         let mut store = Store::new(&self.engine, ());
         store.set_epoch_deadline(u64::MAX / 2);
         let instance = self.pre.instantiate(&mut store).unwrap();
-        let export = instance.get_typed_func(&mut store, &self.export).unwrap();
+        let export = instance.get_typed_func(&mut store, self.export).unwrap();
         Made { store, export }
     }
 }

@@ -54,7 +54,7 @@ enum Early {
     No,
     Yes,
     /// It called what only a call can answer.
-    TooEarly,
+    Asked,
 }
 
 /// What belongs to one call.
@@ -123,7 +123,7 @@ impl State {
 
     /// Whether a guest that starts early called what only a call can answer.
     pub(crate) fn was_too_early(&self) -> bool {
-        self.early == Early::TooEarly
+        self.early == Early::Asked
     }
 
     /// Sets what belongs to one call.
@@ -198,7 +198,7 @@ impl State {
         match self.early {
             Early::No => Ok(()),
             _ => {
-                self.early = Early::TooEarly;
+                self.early = Early::Asked;
                 Err(TooEarly::somewhere())
             }
         }
