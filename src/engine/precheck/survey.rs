@@ -295,7 +295,6 @@ impl Survey {
                 | Operator::I64Const { .. }
                 | Operator::F32Const { .. }
                 | Operator::F64Const { .. }
-                | Operator::V128Const { .. }
                 | Operator::RefFunc { .. }
                 | Operator::RefNull { .. }
         );
