@@ -41,7 +41,7 @@ pub async fn main() -> Result<()> {
 }
 
 /// Serves connections for as long as there are any to accept.
-pub async fn serve(listener: TcpListener, function: Function) -> Result<()> {
+async fn serve(listener: TcpListener, function: Function) -> Result<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await?;
@@ -71,4 +71,31 @@ async fn answer(function: &Function, request: Request<Incoming>) -> Result<Respo
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Ok(Response::builder().status(status).body(Either::Right(Full::default()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    /// Two requests on one connection.
+    #[tokio::test]
+    async fn it_serves() -> Result<()> {
+        let guest: PathBuf = [env!("CARGO_MANIFEST_DIR"), "guests", "built", "http-hello-p2.wasm"].iter().collect();
+        let function = Host::new()?.function("hello").component_file(guest).prewarm(2).load().await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let serving = tokio::spawn(serve(listener, function));
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            "GET /hello HTTP/1.1\r\nhost: a\r\n\r\nGET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        assert_eq!(answer.matches("Hello from WASI 0.2").count(), 2, "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+        serving.abort();
+        Ok(())
+    }
 }

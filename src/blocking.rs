@@ -14,7 +14,7 @@ thread_local! {
 
 /// Runs one of this crate's futures to its end on this thread, with a runtime of the thread's own, which has one worker
 /// thread besides. Where a call left less than half of what [`prewarm`](crate::FunctionBuilder::prewarm) keeps ready, this
-/// thread fills it up before it returns.
+/// thread fills it up before it returns, if that takes no longer than a millisecond.
 ///
 /// # Errors
 /// [`ErrorKind::Misuse`] inside an async runtime, where blocking would stop other tasks: use `.await` there, or

@@ -36,7 +36,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
 ///
-/// Every call gets an instance that nobody used before.
+/// Every call gets an instance that nobody used before, unless [`reuse`](FunctionBuilder::reuse) was asked for.
 #[derive(Clone)]
 pub struct Function {
     inner: Arc<Inner>,
@@ -180,7 +180,8 @@ impl Function {
 
     /// Starts what is missing of the instances that [`prewarm`](FunctionBuilder::prewarm) keeps ready, here and now. A
     /// thread of the host does that by itself; where calls come from a loop that has time after each answer, this is
-    /// quicker, as the instance stays with the processor that will use it. Without prewarm it does nothing.
+    /// quicker, as the instance stays with the processor that will use it. It takes as long as the guests take to start.
+    /// Without prewarm there is nothing to start.
     pub async fn restock(&self) {
         refiller::fill_now(&self.inner.pool, &self.inner.host).await;
     }
@@ -423,9 +424,9 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// While such an instance starts there is no call, and no tenant: of the imports only clocks, randomness, the
     /// environment and logs answer, and nothing is granted. A guest that calls anything else as it starts cannot be
     /// prewarmed. What it logs then, the first call has in its output. Of instances that run code as they start, at most
-    /// 1 024 wait, over all functions.
+    /// 1 024 wait, over all functions, and 128 with [`Profile::Density`](crate::Profile::Density).
     ///
-    /// Loading starts them all, and fails as [`ErrorKind::Misuse`] for 0, for more than
+    /// Loading starts them, for as long as one call may take; the rest come soon after. It fails as [`ErrorKind::Misuse`] for 0, for more than
     /// [`HostBuilder::instances`](crate::HostBuilder::instances), and for a guest that cannot be prewarmed, with the import
     /// that it called; and as a call would for one that fails to start.
     pub fn prewarm(mut self, instances: u32) -> Self {
@@ -630,7 +631,7 @@ impl Built {
         if let Some(probe) = &self.probe {
             let started = async {
                 call::start_early(pool, probe, &host.clock, &host.ticker).await?;
-                refiller::start_missing(pool, &host.clock, &host.ticker).await
+                refiller::stock_up(pool, host).await
             };
             started.await.map_err(|error| error.of(name))?;
         }

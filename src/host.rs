@@ -127,11 +127,8 @@ pub struct HostBuilder {
     code_key: Option<Zeroizing<[u8; 32]>>,
 }
 
-/// Calls that may run at once unless asked otherwise: as many as wasmtime's own pool has slots by default.
-const SEATS: u32 = 1_000;
-
 impl HostBuilder {
-    /// Calls that may run at once, over all functions. Default 1 000; more wait, see
+    /// Calls that may run at once, over all functions. Default 1 000, or as the [`Profile`] says; more wait, see
     /// [`Limits::queue`](crate::Limits::queue). A call of a component with several memories takes as many as it has of
     /// them, and one of a composed component that uses async as many as it has components with code, since each of those
     /// may wait on a stack of its own.
@@ -142,9 +139,9 @@ impl HostBuilder {
 
     /// Instances that may be alive at once, over all functions: those that serve calls, and those that wait for one, as
     /// [`prewarm`](FunctionBuilder::prewarm) and [`reuse`](FunctionBuilder::reuse) have them. At least the seats; default
-    /// as the [`Profile`] says. Each reserves address space for its memory; where that much cannot be had, building the
-    /// host fails if this number, the seats or the profile were asked for, and instances are made on demand if they are
-    /// the default. Those that wait give way to those that are needed.
+    /// as the [`Profile`] says. Each reserves address space for its memory, and takes up to three memory mappings; where so
+    /// much cannot be had, building the host fails if this number, the seats or the profile were asked for, and instances
+    /// are made on demand if they are the default. Those that wait give way to those that are needed.
     pub fn instances(mut self, instances: u32) -> HostBuilder {
         self.instances = Some(instances);
         self
@@ -243,7 +240,8 @@ impl HostBuilder {
         if self.seats == Some(0) {
             return misuse("a host with 0 seats runs no call; give it at least 1".into());
         }
-        let seats = self.seats.unwrap_or(SEATS);
+        let profile = self.profiles.first().copied().unwrap_or_default();
+        let seats = self.seats.unwrap_or(profile.seats());
         let tenant_seats = self.tenant_seats.unwrap_or(seats - seats / 8);
         if tenant_seats == 0 {
             return misuse("tenant_seats of 0 lets no call of a tenant run; give it at least 1".into());
@@ -269,8 +267,6 @@ impl HostBuilder {
         let admission = Arc::new(Admission::new(clock.clone(), self.tick, seats, tenant_seats, turns));
         let ticker = Ticker::start(clock.clone(), self.tick, Arc::clone(&admission))
             .map_err(|e| Error::from_io(ErrorKind::Misuse, "the ticker's thread cannot be started", &e))?;
-        let seats = self.seats.unwrap_or(SEATS);
-        let profile = self.profiles.first().copied().unwrap_or_default();
         if let Some(other) = self.profiles.iter().find(|other| **other != profile) {
             return misuse(format!("a host cannot have both the profiles {profile:?} and {other:?}; choose one"));
         }
@@ -281,11 +277,18 @@ impl HostBuilder {
             ));
         }
         let strict = self.seats.is_some() || self.instances.is_some() || !self.profiles.is_empty();
-        let engines = Engines::new(Sizes { seats, instances, profile, strict });
+        let sizes = Sizes { seats, instances, profile, strict };
+        let engines = Engines::new(sizes);
         if strict {
             engines.get(Flavour { asynchronous: false, fuel: false, image: false }, &ticker)?;
+            let (needed, allowed) = (sizes.mappings(), mappings());
+            if needed > allowed {
+                return misuse(format!(
+                    "{seats} seats and {instances} instances can take {needed} memory mappings, and a process may have {allowed} on this machine; lower `HostBuilder::instances` or `seats`, or raise `vm.max_map_count`"
+                ));
+            }
         }
-        let slots = Slots::new(instances);
+        let slots = Slots::new(instances, sizes.idle_stacks());
         let cache = self.cache.map(Kept::open).transpose()?;
         if cache.is_some() && engines.family(false).is_none() {
             return misuse(
@@ -313,4 +316,14 @@ impl HostBuilder {
             code_key: self.code_key.map(|key| Key::new(Use::Precompiled, &key)),
         })))
     }
+}
+
+/// Memory mappings that the application's own code and data are given, where the kernel bounds them.
+const OWN_MAPPINGS: u64 = 2_000;
+
+/// Memory mappings that a host may have; as many as it likes where nobody says.
+fn mappings() -> u64 {
+    let said = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let allowed = said.and_then(|text| text.trim().parse::<u64>().ok());
+    allowed.map_or(u64::MAX, |allowed| allowed.saturating_sub(OWN_MAPPINGS))
 }

@@ -13,7 +13,7 @@ use crate::engine::precheck::{self, Bounds, Facts, Refusal};
 use crate::engine::{self, Component, Engine, Flavour, Profile, Sizes, compiler};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Host, Inner};
-use crate::limits::{Limits, LoadLimits, Resolved, Trust};
+use crate::limits::{Limits, LoadLimits, MIB, Resolved, Trust};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
@@ -110,6 +110,12 @@ fn limited(limits: LoadLimits) -> Result<Bounds> {
     Ok(Bounds { bytes, functions, instances, adapters, nesting, values })
 }
 
+/// Bytes that the code of a component within these bounds may have: several times what that of toolchains' components
+/// comes to, as a rule two or three bytes for one.
+fn most_code(bounds: &Bounds) -> u64 {
+    bounds.bytes.saturating_mul(16).max(16 * MIB)
+}
+
 /// The engine for a component in which that was found.
 fn engine(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
     let image = facts.data > host.engines.sizes.profile.copies();
@@ -154,6 +160,10 @@ fn precompiled(given: Given, bounds: &Bounds, limits: &Resolved, host: &Inner) -
     }
     };
     let size = given.size();
+    // All of it is copied before anything of it is known to be true.
+    if size > most_code(bounds) {
+        return Err(refused(Refusal::TooComplex { what: "component_bytes", found: size, limit: most_code(bounds) }));
+    }
     let opened = Opened::new(given.reader(), size).map_err(unusable)?;
     // None of this is to be believed yet: at worst it is an error of another wording.
     let header = &opened.header;
@@ -233,6 +243,9 @@ impl Kept {
     ) -> std::result::Result<Option<Loaded>, Miss> {
         let unreadable = |e: io::Error| Miss::Rejected("an entry cannot be read", e.to_string());
         let Some((file, size)) = self.folder.find(name).map_err(unreadable)? else { return Ok(None) };
+        if size > most_code(bounds) {
+            return Err(Miss::Rejected("an entry is larger than any code of such a component", name.to_owned()));
+        }
         let opened = Opened::new(file, size)?;
         let header = &opened.header;
         if header.usage != Use::Cached || header.fuel != fuel || header.digest != *digest {

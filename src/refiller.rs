@@ -11,17 +11,20 @@ use crate::clock::Clock;
 use crate::engine::pool::Pool;
 use crate::engine::slots::Slots;
 use crate::engine::stock::Claim;
-use crate::engine::ticker::Ticker;
+use crate::engine::ticker::{Ticker, Until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How often instances that wait are looked at.
+/// How often instances that wait are looked at, and how long nothing is started for a stock that could not be filled.
 const ROUND: Duration = Duration::from_secs(1);
+/// How long a thread that has its answer starts instances before it goes on.
+const SHORT: Duration = Duration::from_millis(1);
 /// Instances that are started before others get the thread.
 const BATCH: usize = 16;
 
@@ -65,55 +68,72 @@ impl Drop for Refiller {
 async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
     let mut filling = FuturesUnordered::new();
     let mut round = clock.now();
-    let mut waiting = true;
     while !slots.is_closed() {
         slots.drop_used();
         while let Some(claim) = slots.wanted() {
-            waiting = true;
             filling.push(async move {
-                if let Some(ticker) = ticker.upgrade() {
-                    fill(claim.pool(), clock, &ticker).await;
+                let full = match ticker.upgrade() {
+                    Some(ticker) => fill(claim.pool(), clock, &ticker).await,
+                    None => true,
+                };
+                if !full {
+                    // While the claim is held nobody asks again: what fails, or finds no slot, is not tried at each call.
+                    tokio::time::sleep(ROUND).await;
                 }
             });
         }
         let now = clock.now();
         if now.since(round) >= ROUND {
             round = now;
-            // Each of them is tidied, so this counts rather than asks.
-            waiting = slots.pools().into_iter().filter(|pool| pool.tidy(now)).count() > 0;
+            slots.pools().into_iter().for_each(|pool| pool.tidy(now));
         }
         tokio::select! {
-            () = slots.bell.notified() => waiting = true,
+            () = slots.bell.notified() => {}
             Some(()) = filling.next(), if !filling.is_empty() => {}
-            () = tokio::time::sleep(ROUND), if waiting => {}
+            () = tokio::time::sleep(ROUND) => {}
         }
     }
+    slots.drop_used();
 }
 
-/// Starts as many instances as the stock is short of.
-async fn fill(pool: &Pool, clock: &Clock, ticker: &Ticker) {
-    if let (Err(error), Some(stock)) = (start_missing(pool, clock, ticker).await, &pool.stock) {
-        stock.failed(clock.now());
+/// Starts as many instances as the stock is short of; says whether it is full then.
+async fn fill(pool: &Pool, clock: &Clock, ticker: &Ticker) -> bool {
+    start_missing(pool, clock, ticker).await.unwrap_or_else(|error| {
         let function = &*pool.blueprint.bound.function;
         tracing::warn!(function, %error, "an instance could not be started ahead; none is for a while");
-    }
+        false
+    })
 }
 
-/// [`fill`] for a function that was just loaded, which nobody has yet.
-pub(crate) async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -> Result<()> {
+async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -> Result<bool> {
     let missing = pool.stock.as_ref().map_or(0, |stock| stock.missing(clock.now()));
     for started in 1..=missing {
         match call::start_early(pool, &pool.blueprint.pre, clock, ticker).await? {
             Some(lease) => pool.put(lease),
             // Others need the slots more.
-            None => break,
+            None => return Ok(false),
         }
         if started % BATCH == 0 {
             pool.slots.drop_used();
             tokio::task::yield_now().await;
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Fills the stock of a function that was just loaded, for no longer than one call may take; the refiller does the rest.
+pub(crate) async fn stock_up(pool: &Arc<Pool>, host: &host::Inner) -> Result<()> {
+    let instant = host.clock.now().plus(pool.blueprint.limits.deadline);
+    let filled = pin!(start_missing(pool, &host.clock, &host.ticker));
+    match (Until { alarm: host.ticker.alarm(), instant, future: filled }.await) {
+        Some(filled) => filled.map(drop),
+        None => {
+            if let Some(claim) = Claim::on(pool) {
+                host.slots.want(claim);
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Has a stock filled: by this thread, when it has its answer, or by the refiller.
@@ -123,7 +143,15 @@ pub(crate) fn fill_later(claim: Claim, host: &Arc<host::Inner>) {
         let host = Arc::clone(host);
         Box::pin(async move {
             host.slots.drop_used();
-            fill(claim.pool(), &host.clock, &host.ticker).await;
+            // Somebody waits for this thread: guests that take long to start are not its business.
+            let filled = {
+                let (alarm, instant) = (host.ticker.alarm(), host.clock.now().plus(SHORT));
+                let future = pin!(fill(claim.pool(), &host.clock, &host.ticker));
+                Until { alarm, instant, future }.await
+            };
+            if filled != Some(true) {
+                host.slots.want(claim);
+            }
         })
     });
     if let Err(claim) = afterwards {

@@ -31,7 +31,8 @@ pub struct Usage {
     pub log_bytes: u64,
     /// Bytes that were written beyond the log limit and dropped, or logged faster than allowed and told to no sink.
     pub log_dropped: u64,
-    /// Whether the instance was started for this call. Always so for now, for a call that got that far.
+    /// Whether the instance was started for this call: not ahead of it, and not for another one. False for a call that got
+    /// no instance.
     pub cold: bool,
 }
 

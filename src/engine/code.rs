@@ -4,8 +4,9 @@
 //! A file may change while it is read. So its bytes are copied once, piece by piece: each piece is checked and then
 //! written from the same buffer, and only when the tag fits is the copy loaded. The copy is a sealed file in memory, which
 //! wasmtime maps as it would map the file itself: a descriptor for each component loaded so, which serves the images of its
-//! memories as well, for which a compiled component takes one for each core module. Where there are no such files, and
-//! beyond what the process may write into one, the copy is private memory, which wasmtime copies once more.
+//! memories as well, for which a compiled component takes one for each core module. Where there are no such files, beyond
+//! what the process may write into one, and where half of the descriptors that it may have are in use, the copy is private
+//! memory, which wasmtime copies once more.
 
 use super::artefact::{Authentic, CHUNK, Check, Flaw, Header, Key, START, head_length, symbols};
 use super::{Component, Engine};
@@ -173,7 +174,14 @@ impl Memory {
 #[cfg(target_os = "linux")]
 fn memory_file(length: u64) -> io::Result<File> {
     use rustix::fs::MemfdFlags;
+    use std::os::fd::AsRawFd;
     let file = File::from(rustix::fs::memfd_create("isopod-code", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    // wasmtime keeps a descriptor open for each component that is loaded so. Numbers are given out from below, so that the
+    // next one tells how many are in use: half of what the process may have is left to it.
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    if u64::try_from(file.try_clone()?.as_raw_fd()).unwrap_or(u64::MAX) >= most / 2 {
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
     file.set_len(length)?;
     Ok(file)
 }

@@ -22,6 +22,10 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
     Component::new(&engine.wasmtime, bytes).map_err(|e| {
         let causes: Vec<String> = e.chain().map(|cause| cause.to_string()).collect();
         // A test has components that are too large in each way, so that another wording would be seen.
+        if causes.iter().any(|cause| cause.contains("(os error ")) {
+            let text = "the operating system has no memory for its code; try again later, or raise what its process may have (memory, `vm.max_map_count`)";
+            return Error::new(ErrorKind::Overloaded, text).because(causes);
+        }
         let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
             (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
         } else {

@@ -73,8 +73,8 @@ pub enum Profile {
     /// run.
     #[default]
     Latency,
-    /// Many instances that wait, such as one or two for each of thousands of functions: by default 20 000 can be alive. A
-    /// slot is 64 MiB of address space, and what a call wrote is given back to the operating system but for 16 KiB. Code
+    /// Many instances that wait, such as one or two for each of thousands of functions: by default 20 000 can be alive, and
+    /// 500 calls run at once; of instances that run code as they start, 128 wait at most. A slot is 64 MiB of address space, and what a call wrote is given back to the operating system but for 16 KiB. Code
     /// with many memory accesses takes up to 1.3 times as long, a call that writes more than four pages pays about a
     /// microsecond for each of them, and [`Limits::memory`](crate::Limits::memory) of more than 64 MiB is an error when a
     /// function is loaded.
@@ -82,6 +82,23 @@ pub enum Profile {
 }
 
 impl Profile {
+    /// Calls that may run at once if nothing was said: as many as wasmtime's own pool has slots by default; or fewer, as
+    /// each takes a stack of two mappings in every engine, and the operating system bounds those.
+    pub(crate) fn seats(self) -> u32 {
+        match self {
+            Profile::Latency => 1_000,
+            Profile::Density => 500,
+        }
+    }
+
+    /// Instances that may wait with the stack that they ran on.
+    fn stacks(self) -> u32 {
+        match self {
+            Profile::Latency => 1_024,
+            Profile::Density => 128,
+        }
+    }
+
     /// Instances that may be alive if nothing was said.
     pub(crate) fn instances(self, seats: u32) -> u32 {
         match self {
@@ -142,6 +159,26 @@ pub(crate) struct Engine {
     pub flavour: Flavour,
     /// Of all that code compiled for it depends on; none in a build without a compiler.
     pub compatibility: Option<artefact::Digest>,
+}
+
+impl Sizes {
+    /// Stacks for instances that wait: one that has run keeps the stack it ran on.
+    pub(crate) fn idle_stacks(self) -> u32 {
+        self.instances.min(self.profile.stacks())
+    }
+
+    /// Stacks of one engine. An async call has one for each part that may wait, which is a seat each, and one to pass
+    /// results on.
+    fn stacks(self, asynchronous: bool) -> u32 {
+        let calls = if asynchronous { self.seats.saturating_mul(2) } else { self.seats };
+        calls.saturating_add(slots::spare(self.seats)).saturating_add(self.idle_stacks())
+    }
+
+    /// Mappings that instances and stacks of two engines come to at most, as Linux counts them: three for an instance whose
+    /// memory is mapped, and two for each stack.
+    pub(crate) fn mappings(self) -> u64 {
+        u64::from(self.instances) * 3 + u64::from(self.stacks(false)) * 4
+    }
 }
 
 /// The engines of a Host.
@@ -257,16 +294,13 @@ const TABLES: u32 = 16;
 /// they stay in the processor's caches.
 const SHARED_WARM: u32 = 64;
 
-/// A pool that cannot be exhausted: it has a slot for each instance that may be alive and some to spare. An async call has
-/// a stack for each part that may wait, which is a seat each, and one to pass results on; and an instance that waits may
-/// hold the one on which it was started.
+/// A pool that cannot be exhausted: it has a slot for each instance that may be alive and some to spare.
 fn pool(flavour: Flavour, sizes: Sizes) -> PoolingAllocationConfig {
     let slots = sizes.instances.saturating_add(slots::spare(sizes.seats));
-    let calls = if flavour.asynchronous { sizes.seats.saturating_mul(2) } else { sizes.seats };
     let keep = sizes.profile.keep();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_stacks(calls.saturating_add(slots::spare(sizes.seats)).saturating_add(slots::stacks(sizes.instances)))
+        .total_stacks(sizes.stacks(flavour.asynchronous))
         .total_core_instances(slots.saturating_mul(LoadLimits::MAX_INSTANCES))
         .total_memories(slots)
         .total_tables(slots.saturating_mul(TABLES))

@@ -238,12 +238,14 @@ impl Pool {
         kept.or_else(|| self.stock.as_ref().and_then(Stock::evict)).is_some()
     }
 
-    /// Drops what has waited for too long, and lets the stock shrink while nobody calls. Says whether there is more to
-    /// wait for.
-    pub(crate) fn tidy(&self, now: Nanos) -> bool {
-        let kept = self.kept.as_ref().is_some_and(|kept| kept.expire(now));
-        let stock = self.stock.as_ref().is_some_and(|stock| stock.shrink(now));
-        kept || stock
+    /// Drops what has waited for too long, and lets the stock shrink while nobody calls.
+    pub(crate) fn tidy(&self, now: Nanos) {
+        if let Some(kept) = &self.kept {
+            kept.expire(now);
+        }
+        if let Some(stock) = &self.stock {
+            stock.shrink(now);
+        }
     }
 }
 

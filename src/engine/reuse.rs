@@ -138,15 +138,15 @@ impl Kept {
         Some(lease)
     }
 
-    /// Drops those that have waited for too long; says whether others wait.
-    pub(super) fn expire(&self, now: Nanos) -> bool {
+    /// Drops those that have waited for too long.
+    pub(super) fn expire(&self, now: Nanos) {
         loop {
             let mut waiting = self.waiting.lock();
             let expired = match waiting.oldest() {
                 Some((since, list)) if now.since(since) >= self.rule.idle => list.pop_front(),
                 _ => {
                     waiting.by_tenant.retain(|_, list| !list.is_empty());
-                    return waiting.count > 0;
+                    return;
                 }
             };
             waiting.count -= usize::from(expired.is_some());

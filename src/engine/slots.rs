@@ -17,16 +17,10 @@ pub(super) fn spare(seats: u32) -> u32 {
     seats.min(64) + 1
 }
 
-/// Stacks for instances that wait: one that has run keeps the stack it ran on.
-const STACKS: u32 = 1_024;
-
-/// Stacks that instances which wait may hold, where so many may be alive.
-pub(super) fn stacks(instances: u32) -> u32 {
-    instances.min(STACKS)
-}
-
 /// Used instances that wait to be dropped by the refiller. They hold their slots.
 const USED: usize = 256;
+/// Bytes of memory of a used instance that are not to wait for the refiller's next round.
+const MUCH: u64 = 1 << 20;
 /// Pools with waiting instances that are looked at, to find the one that has most.
 const LOOK: usize = 8;
 
@@ -76,10 +70,11 @@ impl Drop for Room {
 }
 
 impl Slots {
-    pub(crate) fn new(total: u32) -> Arc<Slots> {
+    /// So many instances, of which so many may wait with the stack that they ran on.
+    pub(crate) fn new(instances: u32, stacks: u32) -> Arc<Slots> {
         Arc::new(Slots {
-            free: AtomicI64::new(total.into()),
-            stacks: AtomicI64::new(stacks(total).into()),
+            free: AtomicI64::new(instances.into()),
+            stacks: AtomicI64::new(stacks.into()),
             pools: Mutex::default(),
             next: AtomicUsize::new(0),
             used: ArrayQueue::new(USED),
@@ -124,9 +119,19 @@ impl Slots {
     fn richest(&self) -> Option<Arc<Pool>> {
         let pools = self.pools.lock();
         let start = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(pools.len())?;
-        let from_there = pools[start..].iter().chain(&pools[..start]).filter_map(Weak::upgrade);
-        let some = from_there.map(|pool| (pool.idle(), pool)).filter(|(idle, _)| *idle > 0).take(LOOK);
-        some.max_by_key(|(idle, _)| *idle).map(|(_, pool)| pool)
+        let mut seen = Vec::new();
+        let mut found = 0;
+        for pool in pools[start..].iter().chain(&pools[..start]).filter_map(Weak::upgrade) {
+            let idle = pool.idle();
+            found += usize::from(idle > 0);
+            seen.push((idle, pool));
+            if found == LOOK {
+                break;
+            }
+        }
+        drop(pools);
+        // The last handle to a pool may be among these, and dropping a pool is not for under the lock.
+        seen.into_iter().filter(|(idle, _)| *idle > 0).max_by_key(|(idle, _)| *idle).map(|(_, pool)| pool)
     }
 
     /// Keeps an eye on a pool that may have instances that wait.
@@ -142,10 +147,11 @@ impl Slots {
         self.pools.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Has the refiller drop it; here, if that is behind.
+    /// Has the refiller drop it: soon, if it holds much; here, if the refiller is behind.
     pub(super) fn drop_later(&self, lease: Lease) {
+        let much = lease.store.data().budget.peak > MUCH;
         drop(self.used.push(lease));
-        if self.used.len() == USED / 2 {
+        if much || self.used.len() == USED / 2 {
             self.bell.notify_one();
         }
     }
@@ -163,10 +169,14 @@ impl Slots {
         self.bell.notify_one();
     }
 
-    /// There is nobody left to call anything.
+    /// There is nobody left to call anything. What is kept here knows of its slots, and would keep them and itself.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.bell.notify_one();
+        self.drop_used();
+        while let Some(claim) = self.wanted.pop() {
+            drop(claim);
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -139,7 +139,8 @@ impl State {
         self.invocation = invocation;
         if reused {
             self.budget.begin();
-            (self.host_calls, self.bytes_in, self.bytes_out, self.flow, self.call_id) = (0, 0, 0, None, None);
+            (self.host_calls, self.bytes_in, self.bytes_out) = (0, 0, 0);
+            (self.flow, self.call_id, self.denials) = (None, None, None);
         }
         if self.view.is_some() {
             self.begin_view(bound);

@@ -22,8 +22,6 @@ pub(crate) struct Stock {
     asked: AtomicBool,
     /// When an instance was last taken or missed, as the refiller saw it.
     used: AtomicU64,
-    /// Not before this instant: the last start failed.
-    pause: AtomicU64,
 }
 
 /// The right to fill the stock of a pool, which one has at a time.
@@ -56,8 +54,6 @@ impl Drop for Claim {
 
 /// How long nobody has to call for the stock to shrink by half.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long no instance is started after one has failed to.
-const PAUSE: Duration = Duration::from_secs(1);
 
 impl Stock {
     pub(crate) fn new(most: u32, bound: Arc<Bound>) -> Stock {
@@ -68,7 +64,6 @@ impl Stock {
             missed: AtomicU32::new(0),
             asked: AtomicBool::new(false),
             used: AtomicU64::new(0),
-            pause: AtomicU64::new(0),
         }
     }
 
@@ -100,9 +95,6 @@ impl Stock {
 
     /// How many are missing; for whoever is about to make them.
     pub(crate) fn missing(&self, now: Nanos) -> usize {
-        if now < Nanos::from_raw(self.pause.load(Ordering::Relaxed)) {
-            return 0;
-        }
         let missed = self.missed.swap(0, Ordering::Relaxed);
         let (level, len) = (self.level.load(Ordering::Relaxed), self.ready.len());
         if missed > 0 || len < level as usize {
@@ -124,25 +116,24 @@ impl Stock {
         drop(self.ready.push(lease));
     }
 
-    /// An instance could not be started.
-    pub(crate) fn failed(&self, now: Nanos) {
-        self.pause.store(now.plus(PAUSE).to_raw(), Ordering::Relaxed);
-    }
-
-    /// Lets it shrink if nobody has called for long; says whether it could shrink further.
-    pub(super) fn shrink(&self, now: Nanos) -> bool {
+    /// Lets it shrink if nobody has called for long.
+    pub(super) fn shrink(&self, now: Nanos) {
         let level = self.level.load(Ordering::Relaxed);
-        if now.since(Nanos::from_raw(self.used.load(Ordering::Relaxed))) >= IDLE && level > 1 {
-            let smaller = level.div_ceil(2);
+        let smaller = shrunk(level, now.since(Nanos::from_raw(self.used.load(Ordering::Relaxed))));
+        if smaller < level {
             self.level.store(smaller, Ordering::Relaxed);
             self.used.store(now.to_raw(), Ordering::Relaxed);
             while self.ready.len() > smaller as usize && self.ready.pop().is_some() {}
         }
-        self.level.load(Ordering::Relaxed) > 1
     }
 }
 
-/// A level that calls found too low: twice as high as it was, as often as it takes for those that missed.
+/// The level of a stock that nobody has called for so long: half, and one at least.
+fn shrunk(level: u32, unused: Duration) -> u32 {
+    if unused >= IDLE { level.div_ceil(2) } else { level }
+}
+
+/// A level that calls found too low: twice as high, and higher by those that missed.
 fn grown(level: u32, missed: u32, most: u32) -> u32 {
     match missed {
         0 => level,
@@ -157,5 +148,12 @@ mod tests {
     #[test]
     fn a_stock_grows_with_those_that_missed_up_to_its_bound() {
         assert_eq!([grown(4, 0, 64), grown(4, 1, 64), grown(4, 20, 64), grown(40, 20, 64)], [4, 8, 24, 64]);
+    }
+
+    #[test]
+    fn a_stock_that_nobody_uses_shrinks_to_one() {
+        let halves = std::iter::successors(Some(10), |level| Some(shrunk(*level, IDLE)));
+        assert_eq!(halves.take(6).collect::<Vec<_>>(), [10, 5, 3, 2, 1, 1]);
+        assert_eq!(shrunk(10, IDLE - Duration::from_nanos(1)), 10);
     }
 }

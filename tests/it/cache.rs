@@ -447,3 +447,28 @@ fn folders_and_keys_that_cannot_be_trusted_are_refused() {
     refused(with("good"), "others than its owner");
     refused(with("real"), "not a regular file");
 }
+
+/// Each component that is loaded from the cache holds a descriptor, and the application wants some as well.
+#[tokio::test]
+async fn descriptors_are_left_to_the_application() {
+    if !alone("cache::descriptors_are_left_to_the_application", "ulimit -n 128") {
+        return;
+    }
+    let folder = Folder::new("descriptors");
+    let load = async |host: &Host| {
+        let mut functions = Vec::new();
+        for n in 0..150 {
+            functions.push(host.function("number").component_wat(number(n)).load().await.unwrap());
+        }
+        functions
+    };
+    drop(load(&folder.host()).await);
+    let host = folder.host();
+    let functions = load(&host).await;
+    assert_eq!(counts(&host), [150, 0, 0]);
+    let open = fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 100, "{open} of 128 are open");
+    for (n, function) in functions.iter().enumerate() {
+        assert_eq!(function.call::<u32>("run", ()).await.unwrap().value, n as u32);
+    }
+}

@@ -20,11 +20,15 @@ mod logging;
 mod policy;
 mod precompiled;
 mod prewarm;
+mod profiles;
 mod reuse;
 // The example checks what it claims.
 #[path = "../../examples/saas.rs"]
 mod saas;
 mod secrets;
+#[allow(dead_code, reason = "its `main` serves for ever")]
+#[path = "../../examples/serve.rs"]
+mod serve;
 mod server;
 mod support;
 mod third_party;

@@ -118,3 +118,16 @@ async fn an_entry_of_a_cache_is_no_precompiled_code() {
     let error = load(&host, &code, Limits::default()).await.unwrap_err();
     assert!(error.to_string().contains("signed with another key"), "{error}");
 }
+
+/// It is copied before anybody knows whether it is signed.
+#[tokio::test]
+async fn what_is_larger_than_any_code_is_not_even_copied() {
+    let host = host(1);
+    let code = host.precompile(&wasm(), &Limits::default()).await.unwrap();
+    let huge = [&code[..], &vec![0; 17 << 20]].concat();
+    let small = LoadLimits::from(Trust::Own).component_bytes(1_000);
+    let error = host.function("huge").component_bytes(huge).load_limits(small.clone()).load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooComplex);
+    assert!(error.to_string().contains("component_bytes"), "{error}");
+    host.function("code").component_bytes(code).load_limits(small).load().await.unwrap();
+}

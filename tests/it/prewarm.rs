@@ -61,7 +61,7 @@ async fn a_thread_of_the_host_fills_the_stock() {
     let started = Instant::now();
     while function.idle() < 8 {
         assert!(started.elapsed() < ms(20_000), "{} of 8", function.idle());
-        tokio::time::sleep(ms(1)).await;
+        tokio::task::yield_now().await;
     }
 }
 
@@ -377,4 +377,66 @@ async fn many_callers_share_a_stock() {
     assert!(format!("{host:?}").contains("free_seats: 64"), "{host:?}");
     function.restock().await;
     assert!(function.idle() >= 1);
+}
+
+/// A guest that takes long to start: some hundred milliseconds of computing.
+const SLOW: &str = r#"(component
+    (core module $m
+        (func $s (local $i i32) (loop $l
+            (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if $l (i32.lt_u (local.get $i) (i32.const 200000000)))))
+        (start $s) (func (export "run")))
+    (core instance $i (instantiate $m))
+    (func (export "run") (canon lift (core func $i "run"))))"#;
+
+/// Nobody waits for others' guests to start: not who has its answer, and not who loads for longer than a call may take.
+#[test]
+fn slow_starts_are_the_refillers_business() {
+    let host = host();
+    let limits = Limits::default().deadline(ms(2_000));
+    let builder = host.function("slow").component_wat(SLOW).limits(limits).prewarm(100);
+    let slow = builder.load_blocking().unwrap();
+    assert!(slow.idle() > 0 && slow.idle() < 100, "{} of 100", slow.idle());
+    let limits = Limits::default().deadline(ms(20_000)).busy(ms(20_000));
+    let few = host.function("slow").component_wat(SLOW).limits(limits).prewarm(2).load_blocking().unwrap();
+    // Two are gone after these, so that both filled up the stock; the thread's own share of that is a millisecond.
+    let mut longest = Duration::ZERO;
+    let mut started = Duration::MAX;
+    for _ in 0..8 {
+        let begun = Instant::now();
+        let usage = few.call_blocking::<()>("run", ()).unwrap().usage;
+        match usage.cold {
+            true => started = started.min(usage.busy),
+            false => longest = longest.max(begun.elapsed() - usage.wall),
+        }
+    }
+    assert!(started < Duration::MAX, "the refiller is slower than this loop");
+    assert!(longest < started, "{longest:?} after the answer, and {started:?} to start one");
+}
+
+/// Instances that were used and not dropped yet know of the slots that they are kept with.
+#[test]
+fn a_host_that_is_dropped_takes_its_instances_along() {
+    if !alone("prewarm::a_host_that_is_dropped_takes_its_instances_along", "") {
+        return;
+    }
+    let address_space = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let round = || {
+        let host = host();
+        let function = host.function("counter").component_wat(COUNT).prewarm(64).load_blocking().unwrap();
+        for _ in 0..20 {
+            function.call_blocking::<u32>("count", ()).unwrap();
+        }
+    };
+    round();
+    // A pool has four tebibytes of it.
+    let (before, started) = (address_space(), Instant::now());
+    (0..8).for_each(|_| round());
+    while address_space() > before + (4 << 30) {
+        assert!(started.elapsed() < ms(20_000), "{} KiB more", address_space() - before);
+        std::thread::yield_now();
+    }
 }

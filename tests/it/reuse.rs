@@ -1,6 +1,6 @@
 //! Instances that serve several calls: within a tenant, never after an abnormal end, with the limits of each call.
 
-use crate::support::{host, load};
+use crate::support::{built, host, load};
 use isopod::{CallOptions, ErrorKind, Function, FunctionBuilder, Host, Limits, Reuse, ms};
 use std::time::Instant;
 
@@ -66,7 +66,7 @@ async fn an_instance_that_waits_for_too_long_goes() {
     let started = Instant::now();
     while function.idle() > 0 {
         assert!(started.elapsed() < ms(20_000));
-        tokio::time::sleep(ms(1)).await;
+        tokio::task::yield_now().await;
     }
     assert_eq!(count(&function).await, 1);
 }
@@ -161,4 +161,25 @@ async fn reuse_and_prewarm_go_together() {
     let reply = function.tenant("a").call::<u32>("count", ()).await.unwrap();
     assert_eq!((reply.value, reply.usage.cold), (1, false));
     assert_eq!([count(&function.tenant("a")).await, count(&function.tenant("b")).await], [2, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_instance_answers_again() {
+    let host = host();
+    for guest in ["http-hello-p2", "http-hello-p3"] {
+        let builder = host.function("hello").component_file(built(guest)).reuse(Reuse::within_tenant());
+        let hello = builder.load().await.unwrap();
+        for call in 0..5 {
+            let request = http::Request::post("/echo").body(http_body_util::Full::new(format!("call {call}").into()));
+            let response = hello.http(request.unwrap()).await.unwrap_or_else(|e| panic!("{guest} {call}: {e:?}"));
+            let reply = response.into_body().bytes().await.unwrap();
+            assert_eq!((&reply.value[..], reply.usage.cold), (format!("call {call}").as_bytes(), call == 0), "{guest}");
+            assert_eq!((reply.usage.bytes_in, reply.usage.bytes_out), (6, 6), "{guest} {call}: those of this call");
+        }
+        // A reader that goes away ends the call, and its instance.
+        let response =
+            hello.http(http::Request::get("/stream?n=1000").body(http_body_util::Empty::new()).unwrap()).await;
+        drop(response.unwrap());
+        assert_eq!(hello.idle(), 0, "{guest}");
+    }
 }
