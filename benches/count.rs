@@ -7,15 +7,17 @@
 //! ```
 //!
 //! Besides `fresh` there are `tenant` (the same for a named tenant), `stock` (prewarmed, what is made ahead included), `reuse`
-//! and `bare`, which is wasmtime alone.
+//! and `bare`, which is wasmtime alone; and `cached`, which loads a component from its compiled code instead of calling it.
 
-use isopod::{CallOptions, Host, Reuse, ms};
+use isopod::{Cache, CallOptions, Host, Reuse, Trust, ms};
 
 #[path = "cases/bare.rs"]
 #[allow(dead_code)]
 mod bare;
 #[path = "cases/guests.rs"]
 mod guests;
+#[path = "cases/large.rs"]
+mod large;
 use guests::{ECHO, Echo};
 
 fn main() {
@@ -31,6 +33,19 @@ fn main() {
                 let answer = bare.make::<_, Vec<u8>>().await.call((&[7u8; 64][..],)).await;
                 assert_eq!(answer, [7; 64]);
             }
+            return;
+        }
+        if mode == "cached" {
+            let folder = std::env::temp_dir().join(format!("isopod-count-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let cache = Cache::dir(folder.join("code")).key([7; 32]);
+            let host = Host::builder().seats(1).tick(ms(100)).cache(cache).build().unwrap();
+            let bytes = large::component();
+            for _ in 0..calls {
+                host.function("large").component_bytes(bytes.as_slice()).trust(Trust::Own).load().await.unwrap();
+            }
+            assert!(host.cache_stats().hits + 1 == u64::from(calls));
+            std::fs::remove_dir_all(folder).unwrap();
             return;
         }
         // One seat, as valgrind has no room for a pool of many; and a slow tick, as it is slow itself.

@@ -9,6 +9,7 @@
 
 pub mod bare;
 pub mod guests;
+pub mod large;
 
 use criterion::{Criterion, SamplingMode};
 use std::time::{Duration, Instant};
