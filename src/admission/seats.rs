@@ -104,6 +104,8 @@ pub(super) struct Seat {
     line: usize,
     tenant: usize,
     cost: u64,
+    /// It is another call's, whose busy time its own is part of: nobody is charged for it twice.
+    inner: bool,
     /// Its tenant's calls use more than a worker, and others are about.
     pub crowds: bool,
 }
@@ -197,7 +199,7 @@ impl Seats {
         } else if self.free < it.width || (may_wait && !self.open.is_empty()) {
             Err((tenant, Short::Host))
         } else {
-            Ok(self.seat(line, tenant))
+            Ok(self.seat(line, tenant, !may_wait))
         }
     }
 
@@ -249,7 +251,8 @@ impl Seats {
         self.now = self.now.max(now);
         let own = &mut self.tenants.get_mut(seat.tenant).own;
         // A call that computed for long had its turns for it; what is remembered is enough to tell the next ones.
-        own.until = own.until.max(self.now).saturating_add(busy).min(self.now + 2 * self.tick);
+        let used = if seat.inner { 0 } else { busy };
+        own.until = own.until.max(self.now).saturating_add(used).min(self.now + 2 * self.tick);
         let line = &mut self.lines[seat.line];
         line.cost = (line.cost - line.cost / 8 + busy / 8).max(LEAST);
         self.give_back(seat, busy, told);
@@ -289,9 +292,9 @@ impl Seats {
 
     /// Takes the permits, which are free.
     #[inline]
-    fn seat(&mut self, line: usize, tenant: usize) -> Seat {
+    fn seat(&mut self, line: usize, tenant: usize, inner: bool) -> Seat {
         let it = &mut self.lines[line];
-        let cost = it.cost;
+        let cost = if inner { 0 } else { it.cost };
         it.free -= 1;
         self.free -= it.width;
         let account = self.tenants.book(tenant, cost);
@@ -299,7 +302,7 @@ impl Seats {
         account.users += 1;
         let crowds = account.own.until > self.now + self.tick && self.now - self.alone_since < COMPANY;
         self.reopen_both(line, tenant);
-        Seat { line, tenant, cost, crowds }
+        Seat { line, tenant, cost, inner, crowds }
     }
 
     #[inline]
@@ -308,7 +311,7 @@ impl Seats {
         line.free += 1;
         self.free += line.width;
         // What was used while nobody waited for it is not held against anyone.
-        let busy = if self.waiting > 0 { busy } else { 0 };
+        let busy = if self.waiting > 0 && !seat.inner { busy } else { 0 };
         let account = self.tenants.correct(seat.tenant, seat.cost, busy);
         account.own.seats -= 1;
         account.users -= 1;
@@ -348,7 +351,7 @@ impl Seats {
                 _ => {
                     let Some((_, place)) = self.flows[flow].calls.first_key_value() else { return };
                     let place = *place;
-                    let seat = self.seat(line, tenant);
+                    let seat = self.seat(line, tenant, false);
                     self.decide(place, Fate::Seated(seat));
                     told.push(place);
                 }
@@ -528,6 +531,22 @@ mod tests {
         assert!(late[..2].iter().all(|waiter| place(waiter) < 3), "{order:?}");
         assert!(late[2..].iter().all(|waiter| place(waiter) < 6), "{order:?}");
         assert!(flood.is_sorted_by_key(place), "{order:?}");
+    }
+
+    #[test]
+    fn what_a_guest_calls_is_charged_once() {
+        let mut room = Room::new(3, 4);
+        let line = room.seats.add_line(10, 1, 100);
+        let outer = room.sit(line, 1);
+        let Entry::Seated(inner) = room.seats.enter(line, name(1).as_ref(), false, 0, &mut room.told) else { panic!() };
+        let other = room.sit(line, 2);
+        let _waits = [2, 2, 2].map(|tenant| room.wait(line, tenant));
+        let before = room.seats.tenants.spent(outer.tenant);
+        room.next(inner, 10_000_000);
+        assert_eq!(room.seats.tenants.spent(outer.tenant), before);
+        room.next(outer, 10_000_000);
+        assert_eq!(room.seats.tenants.spent(outer.tenant), before - outer.cost + 10_000_000);
+        room.next(other, 0);
     }
 
     #[test]
