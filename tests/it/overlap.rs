@@ -554,7 +554,24 @@ async fn typed_calls_overlap() {
             assert_eq!((guest.count().await.unwrap().value, guest.as_ref().idle()), (2, 1));
         }
     }
+    let error = gate.guest(&host()).imports(()).reuse(reuse(2)).load_typed::<world::Guest>().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Misuse && error.to_string().contains("imports"), "{error}");
     assert_eq!(guest.deadline(ms(30)).spin().await.unwrap_err().kind(), ErrorKind::TimedOut);
+}
+
+/// In its caller's own instance each would wait for the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_a_guest_makes_has_its_instance_to_itself() {
+    let (gate, host) = (Gate::new(), host());
+    let function = load(gate.guest(&host).reuse(reuse(8)).callable(), long()).await;
+    let caller = host.function("caller").component_file(built("caller")).grant(isopod::Functions::named("guest"));
+    let caller = load(caller, long()).await;
+    let waiting = wait(&function);
+    gate.arrive(1).await;
+    let answer = caller.call::<std::result::Result<String, String>>("call", ("guest", "bump", "[]", 1)).await.unwrap();
+    assert_eq!(answer.value, Ok("1".to_owned()));
+    gate.open(1);
+    assert_eq!(waiting.await.unwrap().unwrap().value, 1);
 }
 
 async fn hello(calls: u32) -> Function {
