@@ -8,6 +8,7 @@ use crate::capability::cli::Invocation;
 use crate::capability::functions::Within;
 use crate::clock::{Clock, Nanos};
 use crate::engine::Pre;
+use crate::engine::overlap::Place;
 use crate::engine::pool::{Lease, Origin, Pool};
 use crate::engine::state::{Share, State, TooEarly};
 use crate::engine::stock::Claim;
@@ -15,7 +16,7 @@ use crate::engine::ticker::{Alarm, Ticker, Until};
 use crate::engine::trap::{self, Fault};
 use crate::engine::yielded;
 use crate::error::{Error, ErrorKind, Result};
-use crate::foreign::guarded;
+use crate::foreign::{guarded, panic_text};
 use crate::function::Inner;
 use crate::limits::Resolved;
 use crate::refiller;
@@ -79,12 +80,40 @@ pub trait CallOptions: Sized {
     }
 }
 
-/// The whole life of a call on one screen. `work` is what is done with the fresh instance.
-pub(crate) async fn run<R>(
+/// A call with an instance to itself. `work` is what is done with it.
+#[inline]
+pub(crate) fn run<R>(
     function: &Inner,
     options: &Options,
     invocation: Option<Box<Invocation>>,
     work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
+) -> impl Future<Output = Result<Reply<R>>> {
+    run_in(function, options, invocation, work)
+}
+
+/// A call in an instance that it may share with others; see [`is_shared`].
+pub(crate) fn run_among<R>(
+    function: &Inner,
+    options: &Options,
+    work: impl AsyncFnOnce(&mut Place) -> Result<R, Fault>,
+) -> Pin<Box<impl Future<Output = Result<Reply<R>>>>> {
+    // In a box, so that the futures of all other calls are no larger.
+    Box::pin(run_in(function, options, None, work))
+}
+
+/// Whether calls of that function, with those options, share instances. One that a guest makes does not: if it were in its
+/// caller's own instance, each would wait for the other.
+#[inline]
+pub(crate) fn is_shared(function: &Inner, options: &Options) -> bool {
+    function.pool.overlapping.is_some() && options.within.is_none()
+}
+
+/// The whole life of a call on one screen.
+async fn run_in<L: Held, R>(
+    function: &Inner,
+    options: &Options,
+    invocation: Option<Box<Invocation>>,
+    work: impl AsyncFnOnce(&mut L) -> Result<R, Fault>,
 ) -> Result<Reply<R>> {
     let host = &function.host;
     let started = host.clock.now();
@@ -111,22 +140,24 @@ pub(crate) async fn run<R>(
         }
     }
     let share = Share { tenant: options.tenant.as_ref(), deadline, within, invocation };
-    let lease = call.lease.insert(function.pool.lease(share));
+    let lease = call.lease.insert(L::take(&function.pool, share));
     if let Some(claim) = Claim::if_low(&function.pool) {
         refiller::fill_later(claim, host);
     }
     let end = {
         let work = pin!(Some(async move {
-            if let Some(make) = &blueprint.imports {
-                let imports = make(lease.store.data_mut());
-                lease.store.data_mut().imports = Some(imports);
-            }
-            if !lease.is_started() {
-                lease.start(&blueprint.pre).await?;
+            if let Some(lease) = lease.alone() {
+                if let Some(make) = &blueprint.imports {
+                    let imports = make(lease.store.data_mut());
+                    lease.store.data_mut().imports = Some(imports);
+                }
+                if !lease.is_started() {
+                    lease.start(&blueprint.pre).await?;
+                }
             }
             work(lease).await
         }));
-        let (clock, busy, alarm) = (&host.clock, limits.busy, host.ticker.alarm());
+        let (clock, busy, alarm) = (&host.clock, L::busy(limits), host.ticker.alarm());
         let counts = limits.fuel.is_some();
         Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false, done: false }.await
     };
@@ -363,13 +394,7 @@ fn outcome<R>(
             );
             Err(Error::new(ErrorKind::TimedOut, text))
         }
-        (End::Busy, _) => Err(Error::new(
-            ErrorKind::TimedOut,
-            format!(
-                "it computed for more than its {:?} of busy time; raise `Limits::busy` or give it less to do",
-                limits.busy
-            ),
-        )),
+        (End::Busy, _) => Err(trap::too_busy(limits)),
         (End::Panicked(payload), _) => Err(Error::new(
             ErrorKind::HostPanic,
             format!("a host function panicked: {}; mend that function", panic_text(payload)),
@@ -377,27 +402,116 @@ fn outcome<R>(
     }
 }
 
+/// What a call runs in: an instance of its own, or its place in one that it shares.
+trait Held {
+    fn take(pool: &Arc<Pool>, share: Share<'_>) -> Self;
+    /// The instance, if it is its own.
+    fn alone(&mut self) -> Option<&mut Lease>;
+    fn state(&self) -> Option<&State>;
+    /// Busy time after which whoever polls the call ends it.
+    fn busy(limits: &Resolved) -> Duration;
+    /// Fills in what the call used, but for its time; gives what was said meanwhile.
+    fn tell(&mut self, usage: &mut Usage) -> Option<Box<Aside>>;
+    fn call_id(&mut self) -> u64;
+    fn retire(self, pool: &Pool, well: bool, now: Nanos);
+}
+
+impl Held for Lease {
+    #[inline]
+    fn take(pool: &Arc<Pool>, share: Share<'_>) -> Lease {
+        pool.lease(share)
+    }
+
+    #[inline]
+    fn alone(&mut self) -> Option<&mut Lease> {
+        Some(self)
+    }
+
+    #[inline]
+    fn state(&self) -> Option<&State> {
+        Some(self.store.data())
+    }
+
+    #[inline]
+    fn busy(limits: &Resolved) -> Duration {
+        limits.busy
+    }
+
+    #[inline]
+    fn tell(&mut self, usage: &mut Usage) -> Option<Box<Aside>> {
+        usage.fuel = self.fuel_used();
+        usage.cold = self.life().origin == Origin::Fresh;
+        let state = self.store.data_mut();
+        let aside;
+        (aside, usage.log_bytes, usage.log_dropped) = state.take_aside();
+        (usage.bytes_in, usage.bytes_out) = state.traffic();
+        usage.peak_memory = state.budget.peak;
+        usage.host_calls = state.host_calls;
+        aside
+    }
+
+    fn call_id(&mut self) -> u64 {
+        self.store.data_mut().call_id()
+    }
+
+    #[inline]
+    fn retire(self, pool: &Pool, well: bool, now: Nanos) {
+        pool.retire(self, well, now);
+    }
+}
+
+impl Held for Place {
+    fn take(pool: &Arc<Pool>, share: Share<'_>) -> Place {
+        Place::new(pool, &share)
+    }
+
+    fn alone(&mut self) -> Option<&mut Lease> {
+        None
+    }
+
+    fn state(&self) -> Option<&State> {
+        None
+    }
+
+    /// Its task computes for all calls in the instance, which looks itself for how long each was busy.
+    fn busy(_: &Resolved) -> Duration {
+        Duration::MAX
+    }
+
+    fn tell(&mut self, usage: &mut Usage) -> Option<Box<Aside>> {
+        Place::tell(self, usage)
+    }
+
+    fn call_id(&mut self) -> u64 {
+        Place::call_id(self)
+    }
+
+    fn retire(self, _: &Pool, well: bool, _: Nanos) {
+        Place::retire(self, well);
+    }
+}
+
 /// A call that has not ended yet. Dropped before [`settle`](Ending::settle), it was cancelled.
-struct Ending<'a> {
+struct Ending<'a, L: Held> {
     function: &'a Inner,
     options: &'a Options,
     watch: &'a Watch,
     /// Before the seat: the slot is free again before the next call may take it.
-    lease: Option<Lease>,
+    lease: Option<L>,
     seat: Option<Seat<'a>>,
     usage: Usage,
     told: bool,
 }
 
-impl Ending<'_> {
+impl<L: Held> Ending<'_, L> {
     fn settle<R>(&mut self, end: End<R>) -> Result<Reply<R>> {
-        let state = self.lease.as_ref().map(|lease| lease.store.data());
+        let state = self.lease.as_ref().and_then(Held::state);
         let limits = &self.function.pool.blueprint.limits;
         let caller = self.options.within.as_ref().map(|within| within.deadline.since(self.watch.started));
         let result = outcome(end, state, limits, self.watch, self.options.deadline, caller);
         let aside = self.receipt(result.as_ref().err().map(Error::kind));
         if let Some(lease) = self.lease.take() {
-            self.function.pool.retire(lease, result.is_ok(), self.watch.last());
+            lease.retire(&self.function.pool, result.is_ok(), self.watch.last());
         }
         let usage = self.usage;
         match result {
@@ -416,13 +530,7 @@ impl Ending<'_> {
         (usage.wall, usage.busy) = (self.watch.last().since(self.watch.started), self.watch.busy());
         let mut aside = None;
         if let Some(lease) = &mut self.lease {
-            usage.fuel = lease.fuel_used();
-            usage.cold = lease.life().origin == Origin::Fresh;
-            let state = lease.store.data_mut();
-            (aside, usage.log_bytes, usage.log_dropped) = state.take_aside();
-            (usage.bytes_in, usage.bytes_out) = state.traffic();
-            usage.peak_memory = state.budget.peak;
-            usage.host_calls = state.host_calls;
+            aside = lease.tell(usage);
             if error != Some(ErrorKind::Cancelled) {
                 self.function.pace.note(usage.wall);
             }
@@ -431,7 +539,7 @@ impl Ending<'_> {
             let tenant = self.options.tenant().unwrap_or("");
             let tree = self.options.within.as_ref().map(|within| &within.tree);
             let depth = tree.map_or(0, |tree| tree.depth);
-            let call_id = self.lease.as_mut().map_or(0, |lease| lease.store.data_mut().call_id());
+            let call_id = self.lease.as_mut().map_or(0, Held::call_id);
             let root_id = tree.map_or(call_id, |tree| tree.root);
             let usage = self.usage;
             let receipt = Receipt { function: &self.function.name, tenant, error, usage, call_id, root_id, depth };
@@ -441,7 +549,7 @@ impl Ending<'_> {
     }
 }
 
-impl Drop for Ending<'_> {
+impl<L: Held> Drop for Ending<'_, L> {
     fn drop(&mut self) {
         if !self.told {
             // Nobody has looked at the clock since the call last waited.
@@ -466,14 +574,4 @@ impl Pace {
     fn hint(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed)).max(Duration::from_millis(1))
     }
-}
-
-fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "with a value that is not text".to_owned(),
-    };
-    guarded("the destructor of a panic's payload", || drop(payload));
-    text
 }

@@ -68,7 +68,8 @@ pub enum ErrorKind {
     /// Every seat is taken, and the line is full or none became free in time; or the operating system has no memory for
     /// the call. Try again later; [`Error::retry_after`] says when.
     Overloaded,
-    /// The call was given up before it ended.
+    /// The call was given up before it ended: by whoever dropped it, or as another call ended the instance that both ran in
+    /// (see [`Reuse::overlapping`](crate::Reuse::overlapping)); then try again.
     Cancelled,
     /// The guest ended itself by `exit` in a call that expects a value, or gave no http response, or not all of it.
     Exited,
@@ -189,6 +190,22 @@ impl Error {
         self
     }
 
+    /// The same, for another call that ended by it.
+    pub(crate) fn again(&self) -> Error {
+        let Repr { kind, function, message, source, frames, retry_after, .. } = &*self.0;
+        Error(Box::new(Repr {
+            kind: *kind,
+            function: function.clone(),
+            message: message.clone(),
+            source: source.clone(),
+            frames: frames.clone(),
+            usage: None,
+            denials: Vec::new(),
+            output: Output::default(),
+            retry_after: *retry_after,
+        }))
+    }
+
     /// What to act on.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -219,7 +236,8 @@ impl Error {
         &self.0.frames
     }
 
-    /// With [`ErrorKind::Overloaded`]: when it is worth trying again.
+    /// When it is worth trying again: with [`ErrorKind::Overloaded`], and at once with [`ErrorKind::Cancelled`] where another
+    /// call in the same instance ended it.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -254,7 +272,7 @@ impl std::error::Error for Error {
 }
 
 /// One step of the chain below an [`Error`]: text only, so that nothing unsanitised hides in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Cause {
     text: String,
     source: Option<Box<Cause>>,

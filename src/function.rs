@@ -11,6 +11,7 @@ use crate::engine::entry::Entry;
 use crate::engine::export::{self, Export, Exports, Session};
 use crate::engine::import::Closure;
 use crate::engine::linker::Given;
+use crate::engine::overlap::Place;
 use crate::engine::pool::{self, Blueprint, Lease, MakeImports, Pool, Prepare};
 use crate::engine::reuse::Reuse;
 use crate::engine::state::State;
@@ -148,6 +149,10 @@ impl Function {
         let ready = export::prepare(&self.inner.exports, export, &args, self.inner.limits());
         drop(args);
         let ready = ready.map_err(|error| error.of(&self.inner.name))?;
+        if ready.overlaps() && call::is_shared(&self.inner, &self.options) {
+            let work = async |place: &mut Place| export::invoke_among(place, ready).await;
+            return call::run_among(&self.inner, &self.options, work).await;
+        }
         let limits = self.inner.limits();
         let work = async |lease: &mut Lease| export::invoke(lease, ready, &mut Handles::default(), limits).await;
         call::run(&self.inner, &self.options, None, work).await
@@ -533,7 +538,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         };
         let host = self.host.0;
         let sizes = host.engines.sizes;
-        if let Some(why) = self.reuse.as_ref().and_then(|reuse| reuse.check().err()) {
+        if let Some(why) = self.reuse.as_ref().and_then(|reuse| reuse.check(&limits, self.imports.is_some()).err()) {
             return Err(Error::new(ErrorKind::Misuse, why));
         }
         let mut loaded = load::load(source, self.load_limits, &limits, &host)?;
@@ -588,6 +593,15 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             );
             return Err(Error::new(ErrorKind::WrongExport, text));
         };
+        let overlaps = match entry {
+            Entry::Http03(_) => true,
+            Entry::Custom => exports.overlap(),
+            _ => false,
+        };
+        if self.reuse.as_ref().is_some_and(Reuse::is_overlapping) && !overlaps {
+            let text = "`Reuse::overlapping` has no effect: of the component's exports none can overlap, as none is an `async func` or a handler of http of WASI 0.3; remove it";
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
         let prepare = find(&pre)?;
         let (mut stock, mut probe) = (None, None);
         if let Some(prewarm) = self.prewarm {

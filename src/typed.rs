@@ -1,7 +1,7 @@
 //! Typed functions: what the code that `world!` generates is built on. Hidden: only that code may use it.
 //!
 //! The generated code names wasmtime by this crate's re-export, so that its users need not depend on it. A typed call
-//! is a [`Session`] of one call; sessions go by `call::run` like everything else.
+//! is a [`Session`] of one call, or shares its instance; both go by `call` like everything else.
 
 use crate::call::{self, CallOptions, Options};
 use crate::engine::pool::Prepare;
@@ -13,7 +13,7 @@ use crate::usage::Reply;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use wasmtime::Store;
-use wasmtime::component::{HasData, Instance, InstancePre, Linker};
+use wasmtime::component::{ComponentNamedList, HasData, Instance, InstancePre, Lift, Linker, Lower, TypedFunc};
 
 /// A world, as `world!` generates it.
 pub trait World: Sized + Send + Sync + 'static {
@@ -102,6 +102,49 @@ impl<W: World> TypedFunction<W> {
         TypedFunction { function: self.function.with_options(options), indices: Arc::clone(&self.indices) }
     }
 
+    /// Whether calls of an `async func` may run in an instance where others do.
+    pub fn overlaps(&self) -> bool {
+        call::is_shared(self.function.inner(), self.function.options())
+    }
+
+    /// One call of an `async func` in an instance where others may run.
+    pub async fn among<P, R>(
+        &self,
+        export: &'static str,
+        input_bytes: u64,
+        args: P,
+        find: fn(&W) -> TypedFunc<P, R>,
+        size: fn(&R) -> u64,
+    ) -> Result<Reply<R>>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        let inner = self.function.inner();
+        call::run_among(inner, self.function.options(), async |place| {
+            let limit = inner.limits().input;
+            if input_bytes > limit {
+                return Err(too_much_input(export, limit).into());
+            }
+            place.traffic(input_bytes, 0);
+            let ended = place.run(move |part| {
+                Box::pin(async move {
+                    let lost = || Error::new(ErrorKind::Internal, "its exports are lost; please report this");
+                    let value = part.call_typed(part.world(find).ok_or_else(lost)?, args).await?;
+                    let bytes = size(&value);
+                    if bytes > part.limits().output {
+                        return Err(trap::output_too_large(part.limits()).into());
+                    }
+                    Ok((value, bytes))
+                })
+            });
+            let (value, bytes) = ended.await?;
+            place.traffic(0, bytes);
+            Ok(value)
+        })
+        .await
+    }
+
     /// Several calls in one fresh instance; together they are one call, with one set of limits and one receipt.
     pub async fn session<R>(&self, body: impl AsyncFnOnce(&mut Session<'_, W>) -> Result<R>) -> Result<Reply<R>> {
         let inner = self.function.inner();
@@ -139,12 +182,7 @@ impl<W: World> Session<'_, W> {
         let limit = self.function.inner().limits().input;
         let total = self.store.data().bytes_in.saturating_add(input_bytes);
         if total > limit {
-            return Err(Error::new(
-                ErrorKind::LimitExceeded(Limit::Input),
-                format!(
-                    "the arguments of \"{export}\" bring the call's input to more than {limit} bytes; pass less, or raise `Limits::input`"
-                ),
-            ));
+            return Err(too_much_input(export, limit));
         }
         self.store.data_mut().bytes_in = total;
         Ok(())
@@ -163,6 +201,15 @@ impl<W: World> Session<'_, W> {
         state.bytes_out = state.bytes_out.saturating_add(size(&value));
         if state.bytes_out > limits.output { Err(trap::output_too_large(limits)) } else { Ok(value) }
     }
+}
+
+fn too_much_input(export: &str, limit: u64) -> Error {
+    Error::new(
+        ErrorKind::LimitExceeded(Limit::Input),
+        format!(
+            "the arguments of \"{export}\" bring the call's input to more than {limit} bytes; pass less, or raise `Limits::input`"
+        ),
+    )
 }
 
 /// The error for a mistake of the embedder's that only the generated code can see.

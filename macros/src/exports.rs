@@ -116,7 +116,7 @@ fn root(model: &Model<'_>, accessors: &HashMap<String, String>) -> TokenStream {
     let interfaces = accessor("Function", quote!(&self), quote!(&self.0));
     let session_interfaces = accessor("Session", quote!(&mut self), quote!(self.0.reborrow()));
     let function_docs = format!(
-        "A component loaded as the world `{full_name}`: a cheap handle with a method for each export. Each call of one has a fresh instance."
+        "A component loaded as the world `{full_name}`: a cheap handle with a method for each export. Each call of one has a fresh instance, unless `reuse` says otherwise."
     );
     let session_docs =
         format!("One instance of the world `{full_name}`, for several calls. See [`{function}::session`].");
@@ -332,9 +332,11 @@ fn method(model: &Model<'_>, group: &Group<'_>, function: &Function, on: On<'_>)
                 On::Interface(accessor) => (quote!(self.0), quote!(.#accessor())),
                 _ => (quote!(&self.0), quote!()),
             };
+            let among = among(model, group, function, &names, &inner);
             Some(quote! {
                 #(#docs)*
                 pub async fn #name(&self, #(#params),*) -> #isopod::Result<#isopod::Reply<#result>> {
+                    #among
                     __run(#inner, async |__session: &mut #session<'_>| __session #through.#name(#(#names),*).await).await
                 }
             })
@@ -361,6 +363,49 @@ fn method(model: &Model<'_>, group: &Group<'_>, function: &Function, on: On<'_>)
             })
         }
     }
+}
+
+/// An `async func` in an instance where others may run, if the function was loaded so. What has to do with resources has an
+/// instance to itself.
+fn among(
+    model: &Model<'_>,
+    group: &Group<'_>,
+    function: &Function,
+    names: &[Ident],
+    inner: &TokenStream,
+) -> Option<TokenStream> {
+    let has_resource = |ty: &Type| has_resource(model.resolve, ty);
+    if !function.kind.is_async() || function.parameter_and_result_types().any(|ty| has_resource(&ty)) {
+        return None;
+    }
+    let types = Types::at(model, 0);
+    let label = group.label(function);
+    let sizes = function.params.iter().zip(names).map(|(param, name)| types.size(&param.ty, quote!((&#name))));
+    let args = function.params.iter().zip(names).map(|(param, name)| types.own(&param.ty, quote!(#name)));
+    let world = &model.camel;
+    let exports = match &group.key {
+        Some(_) => {
+            let accessor = format_ident!("{}", group.long);
+            quote!(__world.#accessor())
+        }
+        None => quote!(__world),
+    };
+    let name = format_ident!("func_{}", heck::ToSnakeCase::to_snake_case(function.item_name()));
+    let (size, value) = match &function.result {
+        Some(ty) => {
+            let (size, lifted) = (types.size(ty, quote!(__value)), types.lift(ty, quote!(__value)));
+            (quote!(|(__value,)| #size), quote!(|(__value,)| #lifted))
+        }
+        None => (quote!(|()| 0), quote!(|()| ())),
+    };
+    Some(quote! {
+        if (#inner).overlaps() {
+            let __bytes = 0 #(+ #sizes)*;
+            let __find = |__world: &#world| #exports.#name();
+            let __reply = (#inner).among(#label, __bytes, (#(#args,)*), __find, #size).await?;
+            return ::core::result::Result::Ok(__reply.map(#value));
+        }
+    })
 }
 
 /// One call, on the one path that all calls take.

@@ -8,6 +8,7 @@
 //! at some 18 KiB of machine code, so the table has what bytes are mostly passed with and stays small. A record that holds
 //! bytes has no such type before its component is known, and to make one would take unsafe code.
 
+use super::overlap::Part;
 use super::state::State;
 use super::value::{Leaf, Lowered, Param, Piece, is_octets};
 use std::pin::Pin;
@@ -17,14 +18,22 @@ use wasmtime::component::{ComponentNamedList, Func, Lift, Lower, Val};
 
 /// How an export of one signature is called.
 #[derive(Clone, Copy)]
-pub(super) struct Direct(for<'a> fn(&'a mut Store<State>, Func, Vec<Lowered>) -> Answer<'a>);
+pub(super) struct Direct {
+    alone: for<'a> fn(&'a mut Store<State>, Func, Vec<Lowered>) -> Answer<'a>,
+    among: for<'a> fn(Part<'a>, Func, Vec<Lowered>) -> Answer<'a>,
+}
 
 type Answer<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<Option<Piece<'static>>>> + Send + 'a>>;
 
 impl Direct {
     /// `args` are lowered for the export's own parameters.
     pub(super) fn call<'a>(&self, store: &'a mut Store<State>, func: Func, args: Vec<Lowered>) -> Answer<'a> {
-        self.0(store, func, args)
+        (self.alone)(store, func, args)
+    }
+
+    /// The same in an instance that the call shares.
+    pub(super) fn call_among<'a>(&self, part: Part<'a>, func: Func, args: Vec<Lowered>) -> Answer<'a> {
+        (self.among)(part, func, args)
     }
 }
 
@@ -63,7 +72,11 @@ table! {
 
 /// Text alone is one `Val` and gains nothing, so those pairs are not compiled.
 fn direct<P: Params, R: Results>() -> Option<Direct> {
-    if const { P::OCTETS || R::OCTETS } { Some(Direct(call::<P, R>)) } else { None }
+    if const { P::OCTETS || R::OCTETS } {
+        Some(Direct { alone: call::<P, R>, among: call_among::<P, R> })
+    } else {
+        None
+    }
 }
 
 fn call<P: Params, R: Results>(store: &mut Store<State>, func: Func, args: Vec<Lowered>) -> Answer<'_> {
@@ -71,6 +84,14 @@ fn call<P: Params, R: Results>(store: &mut Store<State>, func: Func, args: Vec<L
         let func = func.typed::<P, R>(&*store)?;
         let args = P::take(args).ok_or_else(|| wasmtime::Error::msg("the arguments are not of their types"))?;
         Ok(func.call_async(store, args).await?.returned())
+    })
+}
+
+fn call_among<P: Params, R: Results>(part: Part<'_>, func: Func, args: Vec<Lowered>) -> Answer<'_> {
+    Box::pin(async move {
+        let func = part.accessor().with(|access| func.typed::<P, R>(access))?;
+        let args = P::take(args).ok_or_else(|| wasmtime::Error::msg("the arguments are not of their types"))?;
+        Ok(part.call_typed(func, args).await?.returned())
     })
 }
 

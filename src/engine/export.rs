@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::direct::Direct;
+use super::overlap::Place;
 use super::pool::Lease;
 use super::schema;
 use super::trap::{self, Fault};
@@ -21,6 +22,8 @@ pub struct Export {
     result: Option<Type>,
     index: ComponentExportIndex,
     direct: Option<Direct>,
+    /// Whether it is an `async func`.
+    asynchronous: bool,
     /// Why it can't be called with serde values, if it can't.
     unsupported: Option<String>,
 }
@@ -41,6 +44,18 @@ impl Export {
     /// `result` where there is one.
     pub fn json_schema(&self) -> serde_json::Value {
         schema::json_schema(&self.params, self.result.as_ref())
+    }
+}
+
+impl Export {
+    fn lift<T: DeserializeOwned>(&self, result: Option<Piece<'_>>, handles: &mut Handles) -> Result<T, Fault> {
+        let lifted = value::lift(result, self.result.as_ref(), handles);
+        Ok(lifted.map_err(|mismatch| {
+            Error::new(
+                ErrorKind::Misuse,
+                format!("the call is done, but its result does not fit the type it was asked as: {mismatch}; ask for `serde_json::Value` to see it. It is {self}"),
+            )
+        })?)
     }
 }
 
@@ -81,6 +96,11 @@ impl Exports {
 
     pub(crate) fn all(&self) -> &[Export] {
         &self.all
+    }
+
+    /// Whether one can be called in an instance where others run.
+    pub(crate) fn overlap(&self) -> bool {
+        self.all.iter().any(|export| export.asynchronous && export.unsupported.is_none())
     }
 
     /// The export that a caller means: by its full name, or without version, package or interface where that is clear.
@@ -152,7 +172,7 @@ fn export(name: String, ty: &ComponentFunc, index: ComponentExportIndex, seen: &
     let result = ty.results().next();
     let unsupported = params.iter().map(|p| &p.ty).chain(&result).find_map(|ty| schema::supported(ty, seen).err());
     let direct = Direct::of(&params, result.as_ref());
-    Export { name, params, result, index, direct, unsupported }
+    Export { name, params, result, index, direct, asynchronous: ty.async_(), unsupported }
 }
 
 /// Whether `asked` is a short form of the full name: `func`, `interface#func`, `ns:pkg/interface#func`.
@@ -173,6 +193,13 @@ pub(crate) struct Ready<'a> {
     export: &'a Export,
     args: Vec<Lowered>,
     bytes: u64,
+}
+
+impl Ready<'_> {
+    /// Whether it can be made in an instance where others run.
+    pub(crate) fn overlaps(&self) -> bool {
+        self.export.asynchronous
+    }
 }
 
 /// Finds the export and turns the arguments into WIT values. Nothing of the guest runs.
@@ -245,13 +272,42 @@ pub(crate) async fn invoke<T: DeserializeOwned>(
     if state.bytes_out > limits.output {
         return Err(trap::output_too_large(limits).into());
     }
-    let lifted = value::lift(result, export.result.as_ref(), handles);
-    Ok(lifted.map_err(|mismatch| {
-        Error::new(
-            ErrorKind::Misuse,
-            format!("the call is done, but its result does not fit the type it was asked as: {mismatch}; ask for `serde_json::Value` to see it. It is {export}"),
-        )
-    })?)
+    export.lift(result, handles)
+}
+
+/// Makes the call in an instance that it may share.
+pub(crate) async fn invoke_among<T: DeserializeOwned>(place: &mut Place, ready: Ready<'_>) -> Result<T, Fault> {
+    let Ready { export, args, bytes } = ready;
+    place.traffic(bytes, 0);
+    let (index, direct, has_result) = (export.index, export.direct, export.result.is_some());
+    let ended = place.run(move |part| {
+        Box::pin(async move {
+            let function = part.accessor().with(|access| part.instance().get_func(access, index));
+            let function =
+                function.ok_or_else(|| Error::new(ErrorKind::Internal, "an export is gone; please report this"))?;
+            let mut results = vec![Val::Bool(false); usize::from(has_result)];
+            let whole = match direct {
+                Some(direct) => direct.call_among(part, function, args).await?,
+                None => {
+                    let args: Vec<Val> = args.into_iter().map(Lowered::val).collect();
+                    part.call(function, &args, &mut results).await?;
+                    None
+                }
+            };
+            let bytes = match &whole {
+                Some(whole) => whole.bytes(),
+                None => results.first().map_or(0, |val| Piece::Val(val).bytes()),
+            };
+            let limits = part.limits();
+            if bytes > limits.output {
+                return Err(trap::output_too_large(limits).into());
+            }
+            Ok((whole, results, bytes))
+        })
+    });
+    let (whole, mut results, bytes) = ended.await?;
+    place.traffic(0, bytes);
+    export.lift(whole.or_else(|| results.first_mut().map(Piece::take)), &mut Handles::default())
 }
 
 /// Several dynamic calls in one fresh instance. Resources live in it, as opaque [`Handle`](super::value::Handle)s.

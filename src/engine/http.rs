@@ -1,6 +1,7 @@
 //! `wasi:http`, 0.2 and 0.3: hand a request to a started instance, and its response to whoever waits for it.
 
 use super::entry::Entry;
+use super::overlap::Part;
 use super::pool::Lease;
 use super::state::State;
 use super::trap::Fault;
@@ -39,7 +40,7 @@ pub(crate) async fn serve(
         Entry::Http03(indices) => {
             let service = indices.load(&mut lease.store, &instance)?;
             let serving =
-                async |accessor: &Accessor<State>| serve_03(accessor, &service, request, response, read).await;
+                async |accessor: &Accessor<State>| serve_03(accessor, &service, None, request, response, read).await;
             return lease.store.run_concurrent(serving).await?;
         }
         Entry::Http02(indices) => indices.load(&mut lease.store, &instance)?,
@@ -75,9 +76,27 @@ pub(crate) async fn serve(
     }
 }
 
+/// The same in an instance that the call shares.
+pub(crate) async fn serve_among(
+    part: Part<'_>,
+    entry: &Entry,
+    request: Request,
+    response: oneshot::Sender<Response>,
+    read: oneshot::Receiver<Result<()>>,
+) -> Result<(), Fault> {
+    let Entry::Http03(indices) = entry else {
+        return Err(Error::new(ErrorKind::Internal, "it shares no instance; please report this").into());
+    };
+    let read = async { read.await.unwrap_or(Ok(())).map_err(Fault::Own) };
+    let accessor = part.accessor();
+    let service = accessor.with(|mut access| indices.load(&mut access, &part.instance()))?;
+    serve_03(accessor, &service, Some(part), request, response, read).await
+}
+
 async fn serve_03(
     accessor: &Accessor<State>,
     service: &p3::bindings::Service,
+    part: Option<Part<'_>>,
     request: Request,
     response: oneshot::Sender<Response>,
     read: impl Future<Output = Result<(), Fault>>,
@@ -88,7 +107,11 @@ async fn serve_03(
         let sent: Pin<Box<dyn Future<Output = Result<(), HttpError>> + Send>> = Box::pin(sent);
         wasmtime::error::Ok((view.table.push(request)?, sent))
     })?;
-    let answer = service.wasi_http_handler().call_handle(accessor, request).await?;
+    let handler = service.wasi_http_handler();
+    let answer = match part {
+        Some(part) => part.call_typed(handler.func_handle(), (request,)).await?.0,
+        None => handler.call_handle(accessor, request).await?,
+    };
     let answer = answer.map_err(|code| refused(&code))?;
     let answer = accessor.with(|mut access| {
         let answer = access.get().own_view().http().table.delete(answer)?;

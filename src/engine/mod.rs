@@ -17,6 +17,7 @@ pub(crate) mod compiler;
 mod direct;
 pub(crate) mod import;
 pub(crate) mod linker;
+pub(crate) mod overlap;
 pub(crate) mod pool;
 pub(crate) mod stock;
 pub(crate) mod reuse;

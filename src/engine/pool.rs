@@ -6,6 +6,7 @@
 //! [`reuse`](super::reuse)). But for kept ones, a store serves one call and is dropped, whatever the end was.
 
 use super::Engine;
+use super::overlap::Overlapping;
 use super::reuse::{Kept, Reuse};
 use super::slots::{Room, Slots};
 use super::state::{Share, State, Stop};
@@ -47,6 +48,8 @@ pub(crate) struct Pool {
     pub slots: Arc<Slots>,
     pub stock: Option<Stock>,
     kept: Option<Kept>,
+    /// Where several calls may run in one instance at once.
+    pub overlapping: Option<Overlapping>,
 }
 
 /// Fuel after which a guest yields: often enough for a deadline, rarely enough to cost under a sixth.
@@ -129,7 +132,8 @@ impl Pool {
         stock: Option<Stock>,
         reuse: Option<Reuse>,
     ) -> Arc<Pool> {
-        let pool = Arc::new(Pool { blueprint, slots, stock, kept: reuse.map(Kept::new) });
+        let overlapping = reuse.as_ref().and_then(Reuse::overlaps);
+        let pool = Arc::new(Pool { blueprint, slots, stock, kept: reuse.map(Kept::new), overlapping });
         if pool.stock.is_some() || pool.kept.is_some() {
             pool.slots.watch(&pool);
         }
@@ -253,6 +257,11 @@ impl Lease {
     #[inline]
     pub(crate) fn life(&self) -> &Life {
         &self.store.data().life
+    }
+
+    /// It has served so many calls besides the one for which it is given back.
+    pub(super) fn served(&mut self, more: u32) {
+        self.life_mut().served += more;
     }
 
     #[inline]

@@ -1,7 +1,9 @@
 //! Instances that serve several calls, where the embedder asked for it: of one tenant, one function and one load of it.
 
+use super::overlap::Overlapping;
 use super::pool::Lease;
 use crate::clock::Nanos;
+use crate::limits::Resolved;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 /// [`Function`](crate::Function), and after a call that ended normally: never after an error, a limit or a cancelled call.
 /// Limits hold for each call, but for memory: what an instance has grown to, it keeps, and the call that goes beyond the
 /// limit fails. A scratch directory is the instance's, not the call's. The embedder's imports are made anew for each call.
+/// One instance serves one call at a time, unless [`overlapping`](Reuse::overlapping) says otherwise.
 ///
 /// ```
 /// use isopod::{Reuse, ms};
@@ -24,13 +27,15 @@ use std::time::Duration;
 pub struct Reuse {
     most: u32,
     idle: Duration,
+    /// Calls at once in one instance; one, unless said.
+    overlapping: Option<u32>,
 }
 
 impl Reuse {
     /// Calls of one tenant share instances; each instance serves one call at a time, at most 1 000 in all, and is dropped
     /// when it has waited for 10 seconds.
     pub fn within_tenant() -> Reuse {
-        Reuse { most: 1_000, idle: Duration::from_secs(10) }
+        Reuse { most: 1_000, idle: Duration::from_secs(10), overlapping: None }
     }
 
     /// Calls that one instance may serve. Fewer than 2 is an error when the function is loaded.
@@ -45,17 +50,88 @@ impl Reuse {
         self
     }
 
-    /// What is contradictory about it.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
-        match self {
-            Reuse { most: 0 | 1, .. } => {
-                Err("`Reuse::at_most` of fewer than 2 calls reuses nothing; raise it, or remove the reuse")
-            }
-            Reuse { idle: Duration::ZERO, .. } => {
-                Err("`Reuse::idle` of zero keeps nothing; raise it, or remove the reuse")
-            }
-            _ => Ok(()),
+    /// Lets up to `calls` calls run in one instance at once: of one tenant, and each of an `async func` of the component
+    /// model, or an http request to a guest of WASI 0.3. While one waits, others go on, with one memory for all of them; and
+    /// what starting a guest costs is paid once. Any other call has its instance to itself: of another export, in a session, of
+    /// a program, and one that a guest makes.
+    ///
+    /// What it gives up:
+    ///
+    /// * **One ends them all.** A trap, a limit, a panic of a host function or too much busy time ends the instance, and every
+    ///   call in it. The call that did it ends as it would alone; the others as
+    ///   [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), worth trying again at once. Where nobody can tell which it was,
+    ///   as after a panic in a host function that went on beside the guest, all end alike. The next call gets another instance.
+    /// * **Nobody can stop one alone.** A call whose deadline passes, or that is dropped, ends for its caller at once. Its guest
+    ///   is not told: what it does goes on in the instance while other calls run there, no further call enters, and the
+    ///   instance is dropped when the last has ended. If it computes, and does not wait again before the next tick, those others
+    ///   end as `Cancelled`. When the last caller is gone, nothing of the guest runs.
+    /// * **One that computes holds up the others**, and so does a host function that is no `async func` while it waits. Each of
+    ///   them still ends at its own deadline.
+    ///
+    /// Of the [`Limits`](crate::Limits) these are each call's own: deadline, input, output, transfer, random bytes, host calls,
+    /// depth and calls; and busy time, as far as it is of stretches longer than a tick: of shorter ones all calls in an instance
+    /// have so much as their number allows. These are all calls' in an instance together: memory, handles, requests under way,
+    /// buckets and files; and the log, in which there is room again when a call ends. Each call takes a seat; the instance
+    /// takes one slot.
+    ///
+    /// A receipt has the call's own time, bytes and host calls. Its busy time is what its own task spent on the instance, for
+    /// whichever call: the receipts of all add up to what was used. Its peak of memory is the instance's. What the guest wrote
+    /// and was refused is told with whichever call ends next, and has a number of the instance's own in logs. A
+    /// [`Context`](crate::Context) is that of the call for which the guest made the host call.
+    ///
+    /// # Errors
+    /// When the function is loaded, [`ErrorKind::Misuse`](crate::ErrorKind::Misuse): for fewer than 2, for more than
+    /// [`at_most`](Reuse::at_most) or [`Limits::concurrency`](crate::Limits::concurrency) allow, for a component without an
+    /// export that can overlap, with [`Limits::fuel`](crate::Limits::fuel), which is counted for a whole instance, and with
+    /// [`imports`](crate::FunctionBuilder::imports), which are made for one call each; single host functions by
+    /// [`import`](crate::FunctionBuilder::import) are fine.
+    ///
+    /// ```
+    /// use isopod::Reuse;
+    ///
+    /// let reuse = Reuse::within_tenant().overlapping(16);
+    /// ```
+    pub fn overlapping(mut self, calls: u32) -> Reuse {
+        self.overlapping = Some(calls);
+        self
+    }
+
+    /// What is contradictory about it, with those limits and with imports that are made for each call.
+    pub(crate) fn check(&self, limits: &Resolved, imports: bool) -> Result<(), String> {
+        let Reuse { most, idle, overlapping } = *self;
+        if most < 2 {
+            return Err("`Reuse::at_most` of fewer than 2 calls reuses nothing; raise it, or remove the reuse".into());
         }
+        if idle.is_zero() {
+            return Err("`Reuse::idle` of zero keeps nothing; raise it, or remove the reuse".into());
+        }
+        let Some(calls) = overlapping else { return Ok(()) };
+        if calls < 2 {
+            return Err("`Reuse::overlapping` of fewer than 2 calls overlaps nothing; raise it, or remove it".into());
+        }
+        for (bound, name) in [(most, "`Reuse::at_most`"), (limits.concurrency, "`Limits::concurrency`")] {
+            if calls > bound {
+                return Err(format!(
+                    "`Reuse::overlapping` of {calls} calls can never be reached with {name} of {bound}; lower it, or raise {name}"
+                ));
+            }
+        }
+        if limits.fuel.is_some() {
+            return Err("`Reuse::overlapping` and `Limits::fuel` exclude each other: fuel is counted for a whole instance, and not for a call in it; set `Limits::busy` instead".into());
+        }
+        if imports {
+            return Err("`Reuse::overlapping` and imports that are made for each call exclude each other: the instance would have those of one of its calls; give host functions by `.import(..)`, or remove it".into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn overlaps(&self) -> Option<Overlapping> {
+        self.overlapping.map(|calls| Overlapping::new(calls, self.most))
+    }
+
+    /// Whether several calls are to run in one instance.
+    pub(crate) fn is_overlapping(&self) -> bool {
+        self.overlapping.is_some()
     }
 }
 

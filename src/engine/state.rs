@@ -1,9 +1,11 @@
 //! [`State`]: the `T` of every `Store<T>`, all that belongs to one call.
 
 use super::budget::Budget;
+use super::overlap::{Crowd, Tally};
 use super::pool::Life;
 use crate::capability::cli::Invocation;
 use crate::capability::functions::{Tree, Within};
+use crate::capability::logging::Capture;
 use crate::capability::{Bound, Call, Reach, View};
 use crate::clock::Nanos;
 use crate::context::Context;
@@ -15,6 +17,7 @@ use crate::usage::Aside;
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use wasmtime::component::GuestTaskId;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
@@ -45,6 +48,8 @@ pub struct State {
     pub(crate) flow: Option<Arc<Flow>>,
     view: Option<Box<View>>,
     pub(crate) imports: Option<Box<dyn Any + Send>>,
+    /// The calls that run in the instance, where it may be several at once.
+    pub(super) crowd: Option<Box<Crowd>>,
     pub(super) life: Life,
 }
 
@@ -105,6 +110,7 @@ impl State {
             flow: None,
             view: None,
             imports: None,
+            crowd: None,
             life,
         }
     }
@@ -207,8 +213,9 @@ impl State {
 
     /// What a host function is told.
     pub(crate) fn context(&mut self) -> Context {
-        let call_id = self.call_id();
-        Context::new(Arc::clone(&self.bound), self.tenant.clone(), call_id, self.deadline)
+        let known = self.crowd.as_mut().and_then(|crowd| crowd.running()).map(|guest| (guest.call_id, guest.deadline));
+        let (call_id, deadline) = known.unwrap_or_else(|| (self.call_id(), self.deadline));
+        Context::new(Arc::clone(&self.bound), self.tenant.clone(), call_id, deadline)
     }
 
     /// Whether another function called it.
@@ -225,8 +232,56 @@ impl State {
     pub(crate) fn count_host_call(&mut self) {
         self.host_calls += 1;
         if self.host_calls > self.max_host_calls {
-            self.stop.get_or_insert(Stop::Limit(Limit::HostCalls));
+            self.too_many_host_calls();
         }
+    }
+
+    #[cold]
+    fn too_many_host_calls(&mut self) {
+        // With several calls at once the limit is each one's own, and what nobody's can be told, of all together.
+        if let Some(crowd) = &mut self.crowd {
+            if !crowd.count_host_call() {
+                return;
+            }
+            crowd.blame();
+        }
+        self.stop.get_or_insert(Stop::Limit(Limit::HostCalls));
+    }
+
+    /// Another call runs in the instance, besides those that do.
+    pub(super) fn join(&mut self, call_id: u64, deadline: Nanos, tally: Arc<Tally>) {
+        // So that every host call is counted where several run.
+        self.max_host_calls = 0;
+        self.deadline = self.deadline.max(deadline);
+        if let Some(crowd) = &mut self.crowd {
+            crowd.enter(call_id, deadline, tally);
+        }
+    }
+
+    /// That task of the guest is that call's.
+    pub(super) fn begin_task(&mut self, call_id: u64, task: GuestTaskId) {
+        if let Some(crowd) = &mut self.crowd {
+            crowd.begin(call_id, task);
+        }
+    }
+
+    /// One of the calls that run has ended.
+    pub(super) fn part(&mut self, call_id: u64) {
+        if let Some(crowd) = &mut self.crowd {
+            crowd.leave(call_id);
+        }
+    }
+
+    /// No several calls run any more.
+    pub(super) fn disperse(&mut self) {
+        if let Some(crowd) = self.crowd.take() {
+            self.max_host_calls = crowd.max_host_calls;
+        }
+    }
+
+    /// Where it says what, and what it was refused.
+    pub(super) fn says(&self) -> (Option<&Capture>, Option<&Denials>) {
+        (self.view.as_ref().map(|view| &view.capture), self.denials.as_ref())
     }
 
     /// Keeps a record of a refusal, up to a bound.
@@ -272,7 +327,7 @@ impl Drop for State {
     }
 }
 
-fn next_call_id() -> u64 {
+pub(super) fn next_call_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -306,8 +361,12 @@ impl Reach for State {
     }
 
     fn place(&mut self) -> (Tree, Nanos) {
-        let call_id = self.call_id();
         let Bound { max_depth, max_calls, .. } = *self.bound;
+        if let Some(guest) = self.crowd.as_mut().and_then(|crowd| crowd.running()) {
+            let tree = guest.tree.get_or_insert_with(|| Tree::root(guest.call_id, max_depth, max_calls));
+            return (tree.clone(), guest.deadline);
+        }
+        let call_id = self.call_id();
         let tree = self.tree.get_or_insert_with(|| Tree::root(call_id, max_depth, max_calls));
         (tree.clone(), self.deadline)
     }

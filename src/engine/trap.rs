@@ -74,6 +74,17 @@ pub(crate) fn stopped(stop: Stop, limits: &Resolved) -> Error {
     }
 }
 
+/// It computed for too long.
+pub(crate) fn too_busy(limits: &Resolved) -> Error {
+    Error::new(
+        ErrorKind::TimedOut,
+        format!(
+            "it computed for more than its {:?} of busy time; raise `Limits::busy` or give it less to do",
+            limits.busy
+        ),
+    )
+}
+
 fn exceeded(limit: Limit, message: String) -> Error {
     Error::new(ErrorKind::LimitExceeded(limit), message)
 }

@@ -10,7 +10,9 @@ mod running;
 pub use body::Body;
 
 use crate::call::{self, CallOptions};
-use crate::engine::http::{HttpError, serve};
+use crate::engine;
+use crate::engine::entry::Entry;
+use crate::engine::http::{HttpError, serve, serve_among};
 use crate::engine::state::Flow;
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::function::{Function, Kind};
@@ -76,6 +78,9 @@ impl Function {
         let clock = self.inner().host.clock.clone();
         let mut running = Running::new(clock, call::time_limit(limits, self.options()), async move {
             let inner = function.inner();
+            if matches!(inner.entry, Entry::Http03(_)) && call::is_shared(inner, function.options()) {
+                return function.http_among(request, head, was_read, counted).await;
+            }
             call::run(inner, function.options(), None, async |lease| {
                 lease.store.data_mut().flow = Some(Arc::clone(&counted));
                 let served = serve(lease, &inner.entry, request, head, was_read).await;
@@ -105,6 +110,32 @@ impl Function {
             }
             Err(_) => Err(self.no_response(ended)),
         }
+    }
+
+    async fn http_among(
+        &self,
+        request: engine::http::Request,
+        head: oneshot::Sender<engine::http::Response>,
+        was_read: oneshot::Receiver<Result<()>>,
+        flow: Arc<Flow>,
+    ) -> Result<Reply<()>> {
+        call::run_among(self.inner(), self.options(), async |place| {
+            let (function, counted) = (self.clone(), Arc::clone(&flow));
+            place.flow(flow);
+            place
+                .run(move |part| {
+                    Box::pin(async move {
+                        let inner = function.inner();
+                        let served = serve_among(part, &inner.entry, request, head, was_read).await;
+                        match counted.cut.load(Ordering::Relaxed) {
+                            true => Err(too_much_input(inner.limits().input).into()),
+                            false => served,
+                        }
+                    })
+                })
+                .await
+        })
+        .await
     }
 
     fn no_response(&self, ended: Result<Reply<()>>) -> Error {

@@ -17,6 +17,7 @@ mod imports;
 mod keyvalue;
 mod limits;
 mod logging;
+mod overlap;
 mod policy;
 mod precompiled;
 mod prewarm;

@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "engine/precheck/effort.rs",
     "engine/artefact.rs",
     "engine/budget.rs",
+    "engine/overlap/desk.rs",
     "capability/http/egress.rs",
     "capability/http/inject.rs",
     "capability/policy.rs",
