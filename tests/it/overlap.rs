@@ -132,6 +132,16 @@ impl Gate {
         self.arrived.acquire_many(calls).await.unwrap().forget();
     }
 
+    /// So many that wait, begun one after the other: a call that comes while an instance is being made has another.
+    async fn waiting(&self, function: &Function, calls: u32) -> Vec<JoinHandle<Result<Reply<u32>>>> {
+        let mut waiting = Vec::new();
+        for _ in 0..calls {
+            waiting.push(wait(function));
+            self.arrive(1).await;
+        }
+        waiting
+    }
+
     fn open(&self, calls: usize) {
         self.open.add_permits(calls);
     }
@@ -215,12 +225,10 @@ async fn no_instance_is_shared_between_tenants() {
 async fn only_so_many_run_at_once() {
     let gate = Gate::new();
     let function = guest(&gate, reuse(2), long()).await;
-    let first: Vec<_> = (0..2).map(|_| wait(&function)).collect();
-    gate.arrive(2).await;
-    let third = wait(&function);
-    gate.arrive(1).await;
+    let mut waiting = gate.waiting(&function, 3).await;
     gate.open(3);
-    for waiting in first {
+    let third = waiting.pop().unwrap();
+    for waiting in waiting {
         assert_eq!(waiting.await.unwrap().unwrap().value, 2);
     }
     assert_eq!(third.await.unwrap().unwrap().value, 1, "in another instance");
@@ -268,8 +276,7 @@ async fn what_ends_the_guest_ends_every_call_in_it() {
         ("ticks", vec![0, u32::MAX], ErrorKind::LimitExceeded(Limit::HostCalls)),
         ("spin", vec![], ErrorKind::TimedOut),
     ] {
-        let waiting = [wait(&function), wait(&function)];
-        gate.arrive(2).await;
+        let waiting = gate.waiting(&function, 2).await;
         let error = function.call::<u32>(export, args).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
         for waiting in waiting {
@@ -392,8 +399,7 @@ async fn each_call_has_a_seat_and_limits_of_its_own() {
     let host = host();
     let limits = long().concurrency(3).queue(0).host_calls(10).memory(3 << 16);
     let function = load(gate.guest(&host).reuse(reuse(3)), limits).await;
-    let waiting = [wait(&function), wait(&function)];
-    gate.arrive(2).await;
+    let waiting = gate.waiting(&function, 2).await;
     assert!(format!("{host:?}").contains("free_seats: 998"), "{host:?}");
     // Each has host calls as if it were alone, and the memory of the instance.
     for _ in 0..5 {
