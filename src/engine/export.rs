@@ -45,9 +45,7 @@ impl Export {
     pub fn json_schema(&self) -> serde_json::Value {
         schema::json_schema(&self.params, self.result.as_ref())
     }
-}
 
-impl Export {
     fn lift<T: DeserializeOwned>(&self, result: Option<Piece<'_>>, handles: &mut Handles) -> Result<T, Fault> {
         let lifted = value::lift(result, self.result.as_ref(), handles);
         Ok(lifted.map_err(|mismatch| {

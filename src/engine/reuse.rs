@@ -69,8 +69,8 @@ impl Reuse {
     ///   them still ends at its own deadline.
     ///
     /// Of the [`Limits`](crate::Limits) these are each call's own: deadline, input, output, transfer, random bytes, host calls,
-    /// depth and calls; and busy time, as far as it is of stretches longer than a tick: of shorter ones all calls in an instance
-    /// have so much as their number allows. These are all calls' in an instance together: memory, handles, requests under way,
+    /// depth and calls; and busy time, as far as it is of stretches longer than a tick: of shorter ones, and of host calls that
+    /// go on beside the guest, all calls in an instance have so many as their number allows. These are all calls' in an instance together: memory, handles, requests under way,
     /// buckets and files; and the log, in which there is room again when a call ends. Each call takes a seat; the instance
     /// takes one slot.
     ///

@@ -250,6 +250,56 @@ async fn an_instance_serves_only_so_many_calls_overlapping_or_not() {
     }
 }
 
+/// An instance that was started ahead serves the first of them, and is replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_call_takes_from_the_stock() {
+    let gate = Gate::new();
+    let function = load(gate.guest(&host()).reuse(reuse(2)).prewarm(1), long()).await;
+    let bumped = function.call::<u32>("bump", ()).await.unwrap();
+    assert_eq!((bumped.value, bumped.usage.cold), (1, false));
+    let stocked = async {
+        while function.idle() < 2 {
+            tokio::time::sleep(ms(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), stocked).await.expect("the one that was used, and a new one");
+    assert_eq!(bump(&function).await, 2, "in the one that was used");
+}
+
+/// Says `said` twice.
+const SAYS: &str = r#"(component
+    (import "wasi:logging/logging@0.1.0-draft" (instance $l
+        (type $level' (enum "trace" "debug" "info" "warn" "error" "critical"))
+        (export "level" (type $level (eq $level')))
+        (export "log" (func (param "level" $level) (param "context" string) (param "message" string)))))
+    (core module $mem (memory (export "m") 1) (data (i32.const 0) "said"))
+    (core instance $mem (instantiate $mem))
+    (alias core export $mem "m" (core memory $m))
+    (core func $log (canon lower (func $l "log") (memory $m)))
+    (core func $return (canon task.return))
+    (core module $c
+        (import "" "log" (func $log (param i32 i32 i32 i32 i32)))
+        (import "" "return" (func $return))
+        (func $say (call $log (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 4)))
+        (func (export "say") (result i32) (call $say) (call $say) (call $return) (i32.const 0))
+        (func (export "cb") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $c (instantiate $c (with "" (instance (export "log" (func $log)) (export "return" (func $return))))))
+    (func (export "say") async (canon lift (core func $c "say") async (callback (core func $c "cb")))))"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_guest_says_is_bounded_and_told_call_by_call() {
+    // A record is its text and 64 bytes.
+    let limits = long().log(100);
+    let function = load(host().function("says").component_wat(SAYS).reuse(reuse(2)), limits).await;
+    for cold in [true, false, false] {
+        let reply = function.call::<()>("say", ()).await.unwrap();
+        let said: Vec<_> = reply.output().log.iter().map(|line| line.message.as_str()).collect();
+        let usage = reply.usage;
+        assert_eq!((said, usage.cold, usage.host_calls), (vec!["said"], cold, 2));
+        assert_eq!((usage.log_bytes, usage.log_dropped), (68, 68));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_waits_for_too_long_goes() {
     let gate = Gate::new();
@@ -321,7 +371,7 @@ async fn a_deadline_and_a_cancelled_call_leave_the_others_to_their_end() {
     for cancels in [false, true] {
         let waiting = wait(&function);
         gate.arrive(1).await;
-        let narrow = function.deadline(if cancels { ms(60_000) } else { ms(20) });
+        let narrow = function.deadline(if cancels { ms(60_000) } else { ms(2_000) });
         let given_up = wait(&narrow);
         gate.arrive(1).await;
         match cancels {

@@ -19,6 +19,8 @@ pub(crate) struct Crowd {
     guests: Vec<Guest>,
     /// Whether the hall has both the capture and the denials.
     heard: bool,
+    /// Calls that have come.
+    entered: u64,
     /// Host calls of which nobody knows for which call they were made.
     strays: u64,
 }
@@ -34,10 +36,11 @@ pub(crate) struct Guest {
 
 impl Crowd {
     pub(super) fn new(hall: &Arc<Hall>, max_host_calls: u64) -> Crowd {
-        Crowd { hall: Arc::clone(hall), max_host_calls, guests: Vec::new(), heard: false, strays: 0 }
+        Crowd { hall: Arc::clone(hall), max_host_calls, guests: Vec::new(), heard: false, entered: 0, strays: 0 }
     }
 
     pub(crate) fn enter(&mut self, call_id: u64, deadline: Nanos, tally: Arc<Tally>) {
+        self.entered += 1;
         self.guests.push(Guest { call_id, deadline, tally, tree: None, task: None });
     }
 
@@ -58,17 +61,15 @@ impl Crowd {
         self.guests.iter_mut().find(|guest| guest.call_id == running)
     }
 
-    /// Counts one host call; says whether it is one too many.
+    /// Counts one host call; says whether it is one too many. Of those that may be anybody's there are as many as the number
+    /// of calls allows: an instance that serves many is not ended for what each of them may do.
     pub(crate) fn count_host_call(&mut self) -> bool {
         let most = self.max_host_calls;
-        let count = match self.running() {
-            Some(guest) => guest.tally.host_calls.fetch_add(1, Ordering::Relaxed) + 1,
-            None => {
-                self.strays += 1;
-                self.strays
-            }
-        };
-        count > most
+        if let Some(guest) = self.running() {
+            return guest.tally.host_calls.fetch_add(1, Ordering::Relaxed) + 1 > most;
+        }
+        self.strays += 1;
+        self.strays > most.saturating_mul(self.entered)
     }
 
     /// The call that the guest works for has gone beyond a limit.
@@ -107,5 +108,25 @@ pub(super) fn hear(state: &mut State) {
         if let Some(crowd) = &mut state.crowd {
             crowd.heard = heard;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::overlap::desk::Desk;
+
+    #[test]
+    fn host_calls_are_bounded_for_each_call_and_for_nobody() {
+        let hall = Arc::new(Hall::new(Desk::new(2, 2)));
+        let mut crowd = Crowd::new(&hall, 3);
+        for call_id in [1, 2] {
+            crowd.enter(call_id, Nanos::default(), Arc::default());
+        }
+        let mut within = |call_id| {
+            hall.running.store(call_id, Ordering::Relaxed);
+            (0..100).take_while(|_| !crowd.count_host_call()).count()
+        };
+        assert_eq!([within(1), within(2), within(0)], [3, 3, 6]);
     }
 }

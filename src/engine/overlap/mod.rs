@@ -18,6 +18,7 @@ pub(crate) use hall::Tally;
 
 use super::pool::{Lease, Origin, Pool};
 use super::state::{Flow, Share, State, next_call_id};
+use super::stock::Claim;
 use super::trap::{self, Fault};
 use super::yielded;
 use crate::clock::{Clock, Nanos};
@@ -85,6 +86,9 @@ impl Overlapping {
         };
         let lease = pool.lease(share);
         let cold = lease.life().origin == Origin::Fresh;
+        if let Some(claim) = Claim::if_low(pool) {
+            pool.slots.want(claim);
+        }
         shared.open(lease, self, pool);
         (shared, cold)
     }
