@@ -25,11 +25,12 @@ impl State {
         lua.set_memory_limit(MEMORY).unwrap();
         let deadline = Rc::new(Cell::new(Instant::now() + TIME));
         let until = deadline.clone();
-        let look = move |_: &Lua, _: &mlua::Debug<'_>| match Instant::now() < until.get() {
+        let triggers = HookTriggers::new().every_nth_instruction(10_000);
+        lua.set_global_hook(triggers, move |_, _| match Instant::now() < until.get() {
             true => Ok(VmState::Continue),
             false => Err(Error::runtime("out of time")),
-        };
-        lua.set_global_hook(HookTriggers::new().every_nth_instruction(10_000), look).unwrap();
+        })
+        .unwrap();
         let transform = lua.load("return function(text) return text:upper() end").eval().unwrap();
         State { lua, transform, deadline }
     }
