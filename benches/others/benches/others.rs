@@ -12,10 +12,12 @@
 //! | `isopod` | wall clock and busy time, also while others run | linear memories, tables | nothing: input, output, handles, host calls, lines are bounded, and a receipt is made |
 //! | `wasmtime` | none; epochs make it yield | size of a slot | all else |
 //! | `extism` | wall clock | pages of all memories | output, tables |
-//! | `lua` | a hook each 10 000 instructions looks at the clock | allocations | time within functions of C such as `string.rep`, output |
+//! | `lua` | a hook each 10 000 instructions looks at the clock | allocations | time within functions of C, output |
 //! | `quickjs` | a handler of interrupts looks at the clock | allocations, stack | time within functions of C, output |
 //! | `wasmi` | fuel | linear memories, tables | time, output |
 //! | `process` | processor time by rlimit, in seconds, if fresh; none if warm | address space by rlimit | wall clock, output, a sandbox; it may do what the user may |
+//!
+//! Each is configured as it comes, but for these limits; extism therefore without a pool of instances.
 //!
 //! `isopod_prewarmed` is from the call to its result, on a fresh instance that was made ahead: making and dropping it is
 //! left out there, and nowhere else.
