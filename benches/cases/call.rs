@@ -2,11 +2,11 @@
 
 use crate::cases::bare::{self, Bare};
 use crate::cases::guests::{ECHO, Echo, EchoFunction, IMPORT, big};
-use crate::cases::{Case, Group, Groups, now, runtime};
+use crate::cases::{Case, Group, Groups, STOCK, in_chunks, now, runtime, time};
 use isopod::{Function, FunctionBuilder, Host, Reuse, block_on};
 use serde_bytes::{ByteBuf, Bytes};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use wasmtime::StoreContextMut;
 
 pub fn groups() -> Groups {
@@ -89,31 +89,6 @@ fn fresh_big16() -> Group {
         note: "The same with a memory of 16 MiB that begins with 1 MiB of data, of which the call writes 16 pages. Dearer: more pages; above 64 of them (`Profile::Latency`) each costs a page fault.",
         cases,
     }
-}
-
-/// Calls between two fillings of the stock: so few that the processor's caches hold what was made ahead.
-const CHUNK: u64 = 7;
-/// Instances made ahead for each of them: less than half is used in a chunk, so that nobody is told to fill it up.
-const STOCK: u32 = 16;
-
-/// Measures calls in chunks, with what must be done between them left out.
-fn in_chunks(times: u64, mut chunk: impl FnMut(u64) -> Duration) -> Duration {
-    let mut left = times;
-    let mut total = Duration::ZERO;
-    while left > 0 {
-        let calls = left.min(CHUNK);
-        total += chunk(calls);
-        left -= calls;
-    }
-    total
-}
-
-fn time(times: u64, mut work: impl FnMut()) -> Duration {
-    let started = Instant::now();
-    for _ in 0..times {
-        work();
-    }
-    started.elapsed()
 }
 
 /// From the call to its result. Making instances and dropping them is left out for all alike.
