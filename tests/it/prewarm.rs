@@ -1,6 +1,6 @@
 //! Instances that are started ahead of calls: as fresh, as bounded and as much the call's own as those that are not.
 
-use crate::support::{Book, alone, built, host, load, runner};
+use crate::support::{Book, Journal, alone, built, host, load, runner};
 use isopod::{
     CallOptions, Command, Config, Context, Env, Error, ErrorKind, Event, Function, Host, KeyValue, Limits, ms,
 };
@@ -323,6 +323,54 @@ async fn what_toolchains_make_can_be_prewarmed() {
         let builder = host.function(guest).component_file(built(guest)).prewarm(1).deny_at_call();
         let function = builder.load().await.unwrap_or_else(|e| panic!("{guest}: {e:?}"));
         assert_eq!(function.idle(), 1, "{guest}");
+    }
+}
+
+/// A guest that traps as it starts, from one second to another.
+fn moody(from: u64, to: u64) -> String {
+    format!(
+        r#"(component
+            (import "wasi:clocks/wall-clock@0.2.0" (instance $i
+                (type $at' (record (field "seconds" u64) (field "nanoseconds" u32)))
+                (export "datetime" (type $at (eq $at')))
+                (export "now" (func (result $at)))))
+            (core module $mem (memory (export "m") 1))
+            (core instance $mem (instantiate $mem))
+            (alias core export $mem "m" (core memory $m))
+            (core func $now (canon lower (func $i "now") (memory $m)))
+            (core module $m (import "" "now" (func $now (param i32))) (import "" "m" (memory 1)) (global $at (mut i64) (i64.const 0))
+                (func $s (call $now (i32.const 0)) (global.set $at (i64.load (i32.const 0)))
+                    (if (i32.and (i64.ge_u (global.get $at) (i64.const {from})) (i64.lt_u (global.get $at) (i64.const {to})))
+                        (then unreachable)))
+                (start $s) (func (export "run")))
+            (core instance $c (instantiate $m (with "" (instance (export "now" (func $now)) (export "m" (memory $m))))))
+            (func (export "run") (canon lift (core func $c "run"))))"#
+    )
+}
+
+/// What could not be started is not tried for a while, whoever calls meanwhile; then it is.
+#[test]
+fn a_stock_that_cannot_be_filled_is_left_alone_for_a_second() {
+    if !alone("prewarm::a_stock_that_cannot_be_filled_is_left_alone_for_a_second", "") {
+        return;
+    }
+    let journal = Journal::default();
+    tracing::subscriber::set_global_default(journal.clone()).unwrap();
+    let second = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let from = second() + 1;
+    let function = host().function("moody").component_wat(moody(from, from + 3)).prewarm(1).load_blocking().unwrap();
+    assert_eq!(function.idle(), 1);
+    let (mut trapped, started) = (0, Instant::now());
+    while trapped < 1_000 && second() < from + 2 {
+        trapped += u32::from(function.call_blocking::<()>("run", ()).is_err_and(|e| e.kind() == ErrorKind::Trapped));
+    }
+    let tried = journal.text().matches("could not be started ahead").count() as u64;
+    // By the caller, and then by the refiller.
+    let most = 2 * (started.elapsed().as_secs() + 1);
+    assert!(trapped >= 100 && (1..=most).contains(&tried), "tried {tried} times; {trapped} calls trapped");
+    while second() < from + 3 || function.idle() == 0 {
+        assert!(started.elapsed() < ms(20_000), "nobody fills it again");
+        let _ = function.call_blocking::<()>("run", ());
     }
 }
 
