@@ -5,7 +5,9 @@ use super::pool::Lease;
 use crate::clock::Nanos;
 use crate::limits::Resolved;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,41 +140,84 @@ impl Reuse {
 /// The instances of one function that wait for their tenant's next call.
 pub(super) struct Kept {
     rule: Reuse,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<Lease>>,
 }
 
 /// Of one tenant, the longest waiting first.
-type List = VecDeque<(Nanos, Lease)>;
+type List<T> = VecDeque<(Nanos, T)>;
 
-#[derive(Default)]
-struct Waiting {
+struct Waiting<T> {
     /// Those of calls without a tenant.
-    nobodys: List,
-    /// A list may be empty, until somebody looks for what has waited too long.
-    by_tenant: HashMap<Arc<str>, List>,
+    nobodys: List<T>,
+    /// A list may be empty for a while.
+    by_tenant: HashMap<Arc<str>, List<T>>,
+    /// Each of those lists, by an instant no later than that of its first. It is brought up to date when the list's turn
+    /// has come, so that calls of a tenant need not do it.
+    order: BinaryHeap<Reverse<(Nanos, Arc<str>)>>,
     count: usize,
 }
 
-impl Waiting {
-    fn list(&mut self, tenant: Option<&Arc<str>>) -> Option<&mut List> {
+impl<T> Default for Waiting<T> {
+    fn default() -> Waiting<T> {
+        Waiting { nobodys: List::new(), by_tenant: HashMap::new(), order: BinaryHeap::new(), count: 0 }
+    }
+}
+
+impl<T> Waiting<T> {
+    fn list(&mut self, tenant: Option<&Arc<str>>) -> Option<&mut List<T>> {
         match tenant {
             None => Some(&mut self.nobodys),
             Some(tenant) => self.by_tenant.get_mut(tenant),
         }
     }
 
-    /// Puts in the first of its tenant's.
+    /// Makes the list of a tenant that has none.
     #[cold]
-    fn first(&mut self, now: Nanos, lease: Lease) {
-        if let Some(tenant) = lease.store.data().tenant() {
-            self.by_tenant.entry(Arc::clone(tenant)).or_default().push_back((now, lease));
-        }
+    fn open(&mut self, tenant: Arc<str>, now: Nanos, one: T) {
+        self.order.push(Reverse((now, Arc::clone(&tenant))));
+        self.by_tenant.insert(tenant, List::from([(now, one)]));
     }
 
-    /// The list with the one that waits longest, and since when.
-    fn oldest(&mut self) -> Option<(Nanos, &mut List)> {
-        let lists = self.by_tenant.values_mut().chain([&mut self.nobodys]);
-        lists.filter_map(|list| Some((list.front()?.0, list))).min_by_key(|(since, _)| *since)
+    /// The tenant whose first waits longest, and since when.
+    fn next_tenant(&mut self) -> Option<(Nanos, Arc<str>)> {
+        while let Some(mut next) = self.order.peek_mut() {
+            let Reverse((at, tenant)) = &*next;
+            match self.by_tenant.get(tenant).and_then(List::front) {
+                Some((since, _)) if since > at => next.0.0 = *since,
+                Some((since, _)) => return Some((*since, Arc::clone(tenant))),
+                None => {
+                    self.by_tenant.remove(tenant);
+                    PeekMut::pop(next);
+                }
+            }
+        }
+        None
+    }
+
+    /// The one that waits longest, if it has waited since an instant that is `due`.
+    fn pop_oldest(&mut self, due: impl Fn(Nanos) -> bool) -> Option<T> {
+        let nobodys = self.nobodys.front().map(|(since, _)| *since);
+        let (since, list) = match self.next_tenant() {
+            Some((since, tenant)) if nobodys.is_none_or(|other| since < other) => {
+                (since, self.by_tenant.get_mut(&tenant)?)
+            }
+            _ => (nobodys?, &mut self.nobodys),
+        };
+        if !due(since) {
+            return None;
+        }
+        let (_, one) = list.pop_front()?;
+        self.count -= 1;
+        Some(one)
+    }
+
+    /// Forgets empty lists, when they are most.
+    fn tidy(&mut self) {
+        const FEW: usize = 64;
+        if self.by_tenant.len() > 2 * self.count + FEW {
+            self.by_tenant.retain(|_, list| !list.is_empty());
+            self.order.retain(|Reverse((_, tenant))| self.by_tenant.contains_key(tenant));
+        }
     }
 }
 
@@ -200,35 +245,108 @@ impl Kept {
         if lease.life().served < self.rule.most {
             let mut waiting = self.waiting.lock();
             waiting.count += 1;
-            match waiting.list(lease.store.data().tenant()) {
-                Some(list) => list.push_back((now, lease)),
-                None => waiting.first(now, lease),
+            let tenant = lease.store.data().tenant();
+            match (waiting.list(tenant), tenant) {
+                (None, Some(tenant)) => waiting.open(Arc::clone(tenant), now, lease),
+                (Some(list), _) => list.push_back((now, lease)),
+                (None, None) => {}
             }
         }
     }
 
     pub(super) fn evict(&self) -> Option<Lease> {
-        let mut waiting = self.waiting.lock();
-        let (_, lease) = waiting.oldest()?.1.pop_front()?;
-        waiting.count -= 1;
-        Some(lease)
+        self.waiting.lock().pop_oldest(|_| true)
     }
 
     /// Drops those that have waited for too long.
     pub(super) fn expire(&self, now: Nanos) {
-        loop {
-            let mut waiting = self.waiting.lock();
-            let expired = match waiting.oldest() {
-                Some((since, list)) if now.since(since) >= self.rule.idle => list.pop_front(),
-                _ => {
-                    waiting.by_tenant.retain(|_, list| !list.is_empty());
-                    return;
-                }
-            };
-            waiting.count -= usize::from(expired.is_some());
-            drop(waiting);
-            // Outside the lock: it takes a while.
-            drop(expired);
+        let mut waiting = self.waiting.lock();
+        let due = |since| now.since(since) >= self.rule.idle;
+        let expired: Vec<_> = std::iter::from_fn(|| waiting.pop_oldest(due)).collect();
+        waiting.tidy();
+        drop(waiting);
+        // Outside the lock: it takes a while.
+        drop(expired);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Waiting<u64> {
+        fn put(&mut self, tenant: Option<&Arc<str>>, at: u64) {
+            self.count += 1;
+            let now = Nanos::from_raw(at);
+            match self.list(tenant) {
+                Some(list) => list.push_back((now, at)),
+                None => self.open(Arc::clone(tenant.unwrap()), now, at),
+            }
         }
+
+        fn take(&mut self, tenant: Option<&Arc<str>>) -> Option<u64> {
+            let (_, one) = self.list(tenant)?.pop_back()?;
+            self.count -= 1;
+            Some(one)
+        }
+
+        /// All that waits since `last` at the latest.
+        fn expire(&mut self, last: u64) -> Vec<u64> {
+            std::iter::from_fn(|| self.pop_oldest(|since| since.to_raw() <= last)).collect()
+        }
+    }
+
+    fn names(count: usize) -> Vec<Arc<str>> {
+        (0..count).map(|n| format!("t{n}").into()).collect()
+    }
+
+    #[test]
+    fn the_longest_waiting_goes_first_whosever_it_is() {
+        let (mut waiting, names) = (Waiting::default(), names(3));
+        let tenants = [None, Some(&names[0]), Some(&names[1]), Some(&names[2])];
+        for at in 0..40 {
+            waiting.put(tenants[at as usize * 7 % 4], at);
+            // What was used last is used again, so that the first of a list stays, goes, or comes later than it did.
+            if at % 3 == 0 {
+                let tenant = tenants[at as usize % 4];
+                let again = waiting.take(tenant);
+                assert!(again.is_none_or(|again| again <= at));
+            }
+        }
+        let (count, oldest) = (waiting.count, waiting.expire(20));
+        assert!(oldest.is_sorted() && !oldest.is_empty() && oldest.iter().all(|at| *at <= 20), "{oldest:?}");
+        let rest = waiting.expire(u64::MAX);
+        assert!(rest.is_sorted() && rest.iter().all(|at| *at > 20), "{rest:?}");
+        assert_eq!((waiting.count, oldest.len() + rest.len()), (0, count));
+        assert!(waiting.by_tenant.is_empty() && waiting.order.is_empty());
+    }
+
+    /// It would take minutes if each that goes were looked for among all tenants.
+    #[test]
+    fn many_tenants_go_as_quickly_as_few() {
+        let (mut waiting, names) = (Waiting::default(), names(20_000));
+        for (at, name) in names.iter().enumerate() {
+            waiting.put(Some(name), at as u64);
+        }
+        let started = std::time::Instant::now();
+        for at in 0..10_000 {
+            assert_eq!(waiting.pop_oldest(|_| true), Some(at));
+        }
+        assert_eq!(waiting.expire(14_999).len(), 5_000);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!((waiting.count, waiting.by_tenant.len() <= 5_001), (5_000, true));
+    }
+
+    #[test]
+    fn tenants_whose_instances_are_gone_are_forgotten() {
+        let (mut waiting, names) = (Waiting::default(), names(1_000));
+        for name in &names {
+            waiting.put(Some(name), 1);
+            waiting.take(Some(name));
+        }
+        waiting.put(Some(&names[7]), 2);
+        waiting.tidy();
+        assert_eq!((waiting.by_tenant.len(), waiting.order.len()), (1, 1));
+        assert_eq!((waiting.take(Some(&names[7])), waiting.count), (Some(2), 0));
     }
 }
