@@ -119,8 +119,8 @@ impl<A: Default> Ledger<A> {
     }
 
     #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Account<A>> {
-        self.accounts.iter().map(|(_, account)| account)
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Account<A>)> {
+        self.accounts.iter()
     }
 }
 

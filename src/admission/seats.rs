@@ -665,8 +665,8 @@ mod tests {
                 let waiting = self.flows.iter().filter(|(_, flow)| flow.line == id).map(|(_, flow)| flow.calls.len());
                 assert_eq!(line.waiting as usize, waiting.sum::<usize>());
             }
-            for account in self.tenants.iter() {
-                assert!(account.own.seats <= TENANT_SEATS || account.own.seats <= SEATS);
+            for (id, account) in self.tenants.iter() {
+                assert!(id == NOBODY || account.own.seats <= TENANT_SEATS, "of a tenant");
             }
             // Work conservation: who could run waits only behind whoever waits for the host alone.
             let head = self.open.first().map(|(_, at)| &self.flows[self.head(*at).unwrap()]);
@@ -734,7 +734,7 @@ mod tests {
             }
             seats.check(&[]);
             prop_assert!(seats.places.is_empty() && seats.flows.is_empty() && seats.open.is_empty() && seats.index.is_empty());
-            prop_assert!(seats.tenants.iter().all(|account| account.own.seats == 0 && account.own.standing.is_empty()));
+            prop_assert!(seats.tenants.iter().all(|(_, account)| account.own.seats == 0 && account.own.standing.is_empty()));
         }
     }
 }

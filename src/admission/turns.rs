@@ -364,9 +364,9 @@ mod tests {
                 assert!(matches!(self.turns[*turn].phase, Phase::Given { .. } | Phase::Runs { .. }));
             }
             let waiting = self.turns.iter().filter(|(_, turn)| turn.phase == Phase::Waits).count();
-            let queued: usize = self.tenants.iter().map(|account| account.own.waiting.len()).sum();
+            let queued: usize = self.tenants.iter().map(|(_, account)| account.own.waiting.len()).sum();
             assert_eq!(waiting, queued);
-            let ranked = self.tenants.iter().filter(|account| !account.own.waiting.is_empty()).count();
+            let ranked = self.tenants.iter().filter(|(_, account)| !account.own.waiting.is_empty()).count();
             assert_eq!(ranked, self.order.len());
         }
     }
@@ -405,7 +405,7 @@ mod tests {
                 turns.check();
             }
             prop_assert!(turns.turns.is_empty() && turns.given.is_empty() && turns.order.is_empty());
-            prop_assert!(turns.tenants.iter().all(|account| account.users <= 1 && account.own.waiting.is_empty()));
+            prop_assert!(turns.tenants.iter().all(|(_, account)| account.users <= 1 && account.own.waiting.is_empty()));
         }
     }
 }
