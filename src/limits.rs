@@ -278,6 +278,11 @@ impl Limits {
                 self.deadline
             ));
         }
+        if let Some(wait) = self.queue_wait.filter(|_| self.queue == 0) {
+            return contradiction(format!(
+                "a queue_wait of {wait:?} has no effect with a queue of 0 calls; remove it or raise queue"
+            ));
+        }
         Ok(Resolved {
             deadline: self.deadline,
             busy,
@@ -465,6 +470,7 @@ mod tests {
             (l().busy(Duration::ZERO), "busy"),
             (l().deadline(ms(5)).busy(ms(6)), "busy limit of 6ms can never be reached within a deadline of 5ms"),
             (l().deadline(ms(5)).queue_wait(ms(6)), "queue_wait"),
+            (l().queue(0).queue_wait(ms(6)), "queue_wait of 6ms has no effect with a queue of 0"),
             (l().transfer(10).output(11), "transfer"),
             (l().concurrency(0), "concurrency"),
             (l().handles(0), "handles"),
