@@ -302,8 +302,18 @@ impl Folder {
         // The folder may have been removed meanwhile, or be another one.
         claim(&self.dir)?;
         self.make_room(length)?;
+        self.write(name, parts, private)
+    }
+
+    /// Writes an entry to a draft, which `make` opens, and moves it to its place; a draft that fails is removed.
+    fn write<W: Write>(
+        &self,
+        name: &str,
+        parts: &[&[u8]],
+        make: impl FnOnce(&Path) -> io::Result<W>,
+    ) -> io::Result<()> {
         let draft = self.dir.join(format!("{DRAFT}{:016x}", rand::random::<u64>()));
-        let written = private(&draft).and_then(|mut file| {
+        let written = make(&draft).and_then(|mut file| {
             parts.iter().try_for_each(|part| file.write_all(part))?;
             std::fs::rename(&draft, self.path(name))
         });
@@ -349,5 +359,43 @@ impl Folder {
             total -= length;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is full after so many bytes.
+    struct Full(File, usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.1 == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let written = self.0.write(&bytes[..bytes.len().min(self.1)])?;
+            self.1 -= written;
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
+
+    #[test]
+    fn what_the_disk_has_no_room_for_leaves_nothing_behind() {
+        let dir = std::env::temp_dir().join(format!("isopod-cache-full-{}", std::process::id()));
+        let (folder, _) = Cache::dir(&dir).key([7; 32]).open().unwrap();
+        let files = || std::fs::read_dir(&dir).unwrap().count();
+        folder.write("old", &[b"an entry"], private).unwrap();
+        for room in [0, 3, 8, 11] {
+            let parts: [&[u8]; 2] = [b"one part", b"another"];
+            let error = folder.write("old", &parts, |path| Ok(Full(private(path)?, room))).unwrap_err();
+            assert_eq!((error.kind(), files()), (io::ErrorKind::StorageFull, 1), "{room}");
+        }
+        assert_eq!(std::fs::read(folder.path("old")).unwrap(), b"an entry", "what was there stays");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

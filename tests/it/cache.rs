@@ -310,7 +310,7 @@ async fn a_folder_that_goes_is_made_again() {
 }
 
 /// In processes of their own, as a limit and a subscriber are the whole process's. Root may write anywhere, so that the
-/// folder is one that cannot be written to because a file is in its place.
+/// folder is one that cannot be written to because a file is in its place; for others it is one that is read-only as well.
 #[test]
 fn a_folder_that_cannot_be_written_to_is_told_once() {
     if !alone("cache::a_folder_that_cannot_be_written_to_is_told_once", "") {
@@ -332,7 +332,14 @@ fn a_folder_that_cannot_be_written_to_is_told_once() {
     fs::remove_file(folder.dir()).unwrap();
     fs::create_dir(folder.dir()).unwrap();
     fs::set_permissions(folder.dir(), fs::Permissions::from_mode(0o500)).unwrap();
-    host.function("number").component_wat(number(9)).load_blocking().unwrap();
+    // By another host, as one says it once.
+    let host = folder.host();
+    let function = host.function("number").component_wat(number(9)).load_blocking().unwrap();
+    assert_eq!((function.call_blocking::<u32>("run", ()).unwrap().value, counts(&host)), (9, [0, 1, 0]));
+    // Root may write there all the same.
+    let is_root = rustix::process::geteuid().is_root();
+    let told = journal.text()[told.len()..].matches("Permission denied").count();
+    assert_eq!((told, folder.entries().len()), if is_root { (0, 1) } else { (1, 0) });
 }
 
 /// Files of 4 KiB at most: neither the cache's nor the copy in memory may be longer, and going beyond is a signal.
