@@ -108,13 +108,19 @@ async fn fill(pool: &Pool, clock: &Clock, ticker: &Ticker) -> bool {
 async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -> Result<bool> {
     let missing = pool.stock.as_ref().map_or(0, |stock| stock.missing(clock.now()));
     for started in 1..=missing {
-        match call::start_early(pool, &pool.blueprint.pre, clock, ticker).await? {
-            Some(lease) => pool.put(lease),
-            // Others need the slots more.
-            None => return Ok(false),
+        let lease = match pool.has_place() {
+            true => call::start_early(pool, &pool.blueprint.pre, clock, ticker).await?,
+            false => None,
+        };
+        // Others need the slots more, or have the stacks.
+        if !lease.is_some_and(|lease| pool.put(lease)) {
+            return Ok(false);
         }
         if started % BATCH == 0 {
-            pool.slots.drop_used();
+            // As many as were started: others leave theirs here meanwhile.
+            for _ in 0..BATCH {
+                pool.slots.drop_one();
+            }
             tokio::task::yield_now().await;
         }
     }
@@ -142,12 +148,12 @@ pub(crate) fn fill_later(claim: Claim, host: &Arc<host::Inner>) {
     let afterwards = blocking::afterwards(claim, |claim| {
         let host = Arc::clone(host);
         Box::pin(async move {
-            host.slots.drop_used();
-            // Somebody waits for this thread: guests that take long to start are not its business.
+            // Somebody waits for this thread: many that were used, or guests that take long to start, are not its business.
+            let instant = host.clock.now().plus(SHORT);
+            while host.clock.now() < instant && host.slots.drop_one() {}
             let filled = {
-                let (alarm, instant) = (host.ticker.alarm(), host.clock.now().plus(SHORT));
                 let future = pin!(fill(claim.pool(), &host.clock, &host.ticker));
-                Until { alarm, instant, future }.await
+                Until { alarm: host.ticker.alarm(), instant, future }.await
             };
             if filled != Some(true) {
                 host.slots.want(claim);

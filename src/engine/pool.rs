@@ -201,14 +201,20 @@ impl Pool {
         lease.life_mut().fuel = Some(fuel);
     }
 
-    /// Puts a started instance into the stock, if there is room.
-    pub(crate) fn put(&self, mut lease: Lease) {
-        if let Some(stock) = &self.stock
-            && (!self.blueprint.starts || lease.life_mut().room.keep_stack())
-        {
-            lease.store.data_mut().end_early(&self.blueprint.bound);
-            stock.put(lease);
+    /// Whether an instance that is started now could wait, as it looks.
+    pub(crate) fn has_place(&self) -> bool {
+        !self.blueprint.starts || self.slots.has_stack()
+    }
+
+    /// Puts a started instance into the stock; says whether it may wait there.
+    pub(crate) fn put(&self, mut lease: Lease) -> bool {
+        let Some(stock) = &self.stock else { return false };
+        if self.blueprint.starts && !lease.life_mut().room.keep_stack() {
+            return false;
         }
+        lease.store.data_mut().end_early(&self.blueprint.bound);
+        stock.put(lease);
+        true
     }
 
     /// Takes a store back whose call ended as its guest meant it to, or drops it.

@@ -100,12 +100,16 @@ impl Slots {
         Some(Room { slots: Arc::clone(slots), width, has_stack: false })
     }
 
+    /// Whether one more that has run could keep its stack.
+    pub(super) fn has_stack(&self) -> bool {
+        self.stacks.load(Ordering::Relaxed) > 0
+    }
+
     /// Drops what is only waiting until no more are alive than may be.
     #[cold]
     fn make_room(&self) {
         while self.free.load(Ordering::Relaxed) < 0 {
-            if let Some(used) = self.used.pop() {
-                drop(used);
+            if self.drop_one() {
                 continue;
             }
             // Those that call right now hold slots that they are about to give back, or have a right to.
@@ -158,9 +162,12 @@ impl Slots {
 
     /// Drops what calls have used.
     pub(crate) fn drop_used(&self) {
-        while let Some(lease) = self.used.pop() {
-            drop(lease);
-        }
+        while self.drop_one() {}
+    }
+
+    /// Drops one that a call has used; says whether there was one.
+    pub(crate) fn drop_one(&self) -> bool {
+        self.used.pop().is_some()
     }
 
     /// Has the refiller fill a stock.

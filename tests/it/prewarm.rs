@@ -1,8 +1,8 @@
 //! Instances that are started ahead of calls: as fresh, as bounded and as much the call's own as those that are not.
 
-use crate::support::{Book, Journal, alone, built, host, load, runner};
+use crate::support::{Book, Journal, alone, built, host, load, runner, until};
 use isopod::{
-    CallOptions, Command, Config, Context, Env, Error, ErrorKind, Event, Function, Host, KeyValue, Limits, ms,
+    CallOptions, Command, Config, Context, Env, Error, ErrorKind, Event, Function, Host, KeyValue, Limits, Profile, ms,
 };
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -58,11 +58,7 @@ async fn a_thread_of_the_host_fills_the_stock() {
     for _ in 0..8 {
         function.call::<u32>("count", ()).await.unwrap();
     }
-    let started = Instant::now();
-    while function.idle() < 8 {
-        assert!(started.elapsed() < ms(20_000), "{} of 8", function.idle());
-        tokio::task::yield_now().await;
-    }
+    until("the stock is full", || function.idle() == 8);
 }
 
 /// A thread that waits for its answer fills the stock itself, before it goes on, unless the host's thread is just at it.
@@ -368,10 +364,36 @@ fn a_stock_that_cannot_be_filled_is_left_alone_for_a_second() {
     // By the caller, and then by the refiller.
     let most = 2 * (started.elapsed().as_secs() + 1);
     assert!(trapped >= 100 && (1..=most).contains(&tried), "tried {tried} times; {trapped} calls trapped");
-    while second() < from + 3 || function.idle() == 0 {
-        assert!(started.elapsed() < ms(20_000), "nobody fills it again");
+    until("the stock is filled again", || {
         let _ = function.call_blocking::<()>("run", ());
+        second() >= from + 3 && function.idle() > 0
+    });
+}
+
+/// Of instances that run code as they start only so many may wait. Those beyond are not started in vain at each call, and
+/// are when others have gone.
+#[test]
+fn a_stock_without_stacks_to_wait_on_is_left_alone() {
+    if !alone("prewarm::a_stock_without_stacks_to_wait_on_is_left_alone", "") {
+        return;
     }
+    let journal = Journal::default();
+    tracing::subscriber::set_global_default(journal.clone()).unwrap();
+    let host = Host::builder().profile(Profile::Density).seats(8).instances(200).build().unwrap();
+    let load = |name: &'static str| host.function(name).component_wat(LOGS).prewarm(1).load_blocking().unwrap();
+    let mut early: Vec<_> = (0..128).map(|_| load("early")).collect();
+    assert!(early.iter().all(|function| function.idle() == 1));
+    let late = [load("late"), load("late")];
+    for _ in 0..50 {
+        late.iter().for_each(|function| assert!(function.call_blocking::<()>("run", ()).unwrap().usage.cold));
+    }
+    assert!(late.iter().all(|function| function.idle() == 0));
+    let text = journal.text();
+    let starts = text.lines().filter(|line| line.contains("late") && line.contains("message=start")).count();
+    assert_eq!(starts, 2 * (1 + 50), "to see whether it can be prewarmed, and by each call for itself");
+    early.truncate(126);
+    let more = || isopod::block_on(async { Ok(late[0].restock().await) }).map(|()| late[0].idle());
+    until("a stack is free again", || more().unwrap() == 1);
 }
 
 /// Without an order for it there is no thread; with the last handle it goes.
@@ -389,16 +411,9 @@ fn the_refiller_comes_and_goes_with_those_who_need_it() {
     let plain = host.function("counter").component_wat(COUNT).load_blocking().unwrap();
     assert_eq!(threads(), 0);
     let stocked = host.function("counter").component_wat(COUNT).prewarm(1).load_blocking().unwrap();
-    let until = |count| {
-        let started = Instant::now();
-        while threads() != count {
-            assert!(started.elapsed() < ms(20_000));
-            std::thread::yield_now();
-        }
-    };
-    until(1);
+    until("the refiller is there", || threads() == 1);
     drop((plain, stocked, host));
-    until(0);
+    until("it is gone", || threads() == 0);
 }
 
 /// Threads that call and drop at once what others prewarm: nothing is lost, nothing is used twice.
@@ -483,10 +498,7 @@ fn a_host_that_is_dropped_takes_its_instances_along() {
     };
     round();
     // A pool has four tebibytes of it.
-    let (before, started) = (address_space(), Instant::now());
+    let before = address_space();
     (0..8).for_each(|_| round());
-    while address_space() > before + (4 << 30) {
-        assert!(started.elapsed() < ms(20_000), "{} KiB more", address_space() - before);
-        std::thread::yield_now();
-    }
+    until("their pools are gone", || address_space() <= before + (4 << 30));
 }

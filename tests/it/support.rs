@@ -3,6 +3,7 @@
 use isopod::{Error, ErrorKind, Function, FunctionBuilder, Host, Limits, Meter, Receipt, Result};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 pub(crate) fn host() -> Host {
     Host::new().unwrap()
@@ -22,6 +23,14 @@ pub(crate) fn runner(body: &str) -> String {
             (func (export "run") (canon lift (core func $i "run"))))"#
     )
 }
+
+/// Calls a host function and does nothing else.
+pub(crate) const WAITS: &str = r#"(component
+    (import "wait" (func $wait))
+    (core func $wait' (canon lower (func $wait)))
+    (core module $m (import "" "wait" (func $w)) (func (export "run") (call $w)))
+    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
+    (func (export "run") (canon lift (core func $i "run"))))"#;
 
 pub(crate) async fn load(builder: FunctionBuilder, limits: Limits) -> Function {
     builder.limits(limits).load().await.unwrap()
@@ -80,6 +89,15 @@ pub(crate) fn said_alone(test: &str, shell: &str) -> Option<String> {
     let text = [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
     assert!(ended.status.success() && text.contains("1 passed"), "{}: {text}", ended.status);
     Some(text)
+}
+
+/// Waits until it is so, as it will be soon by what other threads do.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// Resident memory of this process, in KiB.
