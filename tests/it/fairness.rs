@@ -1,6 +1,6 @@
 //! What one tenant's calls do to another's: seats, lines and turns.
 
-use crate::support::{load, runner};
+use crate::support::{WAITS, load, runner};
 use isopod::{CallOptions, Context, ErrorKind, Function, Host, Limits, Reply, Result, ms};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-
-/// Calls a host function and does nothing else.
-const WAITS: &str = r#"(component
-    (import "wait" (func $wait))
-    (core func $wait' (canon lower (func $wait)))
-    (core module $m (import "" "wait" (func $w)) (func (export "run") (call $w)))
-    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
-    (func (export "run") (canon lift (core func $i "run"))))"#;
 
 /// A function whose calls wait at a gate, and who came to it in which order.
 struct Gated {
@@ -201,9 +193,10 @@ async fn a_turn_that_nobody_takes_goes_to_the_next() {
             let function = spins.tenant(format!("t{tenant}"));
             let mut call: Started = Box::pin(async move { function.call::<()>("run", ()).await });
             // Until it has computed for some ticks, and so has a turn, or waits for one.
-            let started = Instant::now();
-            while started.elapsed() < ms(10) {
+            let (started, mut polls) = (Instant::now(), 0);
+            while polls < 10 || started.elapsed() < ms(10) {
                 assert!(is_pending(&mut call).await);
+                polls += 1;
             }
             asleep.push(call);
         }

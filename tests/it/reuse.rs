@@ -1,8 +1,8 @@
 //! Instances that serve several calls: within a tenant, never after an abnormal end, with the limits of each call.
 
-use crate::support::{built, host, load};
-use isopod::{CallOptions, ErrorKind, Function, FunctionBuilder, Host, Limits, Reuse, ms};
-use std::time::Instant;
+use crate::support::{built, host, load, until};
+use isopod::{CallOptions, Context, ErrorKind, Function, FunctionBuilder, Host, Limits, Reuse, ms};
+use std::sync::Arc;
 
 const COUNT: &str = r#"(component
     (core module $m (global $n (mut i32) (i32.const 0)) (memory (export "m") 1)
@@ -63,11 +63,7 @@ async fn an_instance_serves_only_so_many_calls() {
 async fn an_instance_that_waits_for_too_long_goes() {
     let function = reused(&host(), Reuse::within_tenant().idle(ms(20)), Limits::default()).await;
     count(&function).await;
-    let started = Instant::now();
-    while function.idle() > 0 {
-        assert!(started.elapsed() < ms(20_000));
-        tokio::task::yield_now().await;
-    }
+    until("none waits", || function.idle() == 0);
     assert_eq!(count(&function).await, 1);
 }
 
@@ -114,16 +110,38 @@ async fn each_call_has_its_own_limits_and_receipt() {
     assert_eq!(function.call::<i32>("grow", (1,)).await.unwrap().value, -1, "for all calls together");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+/// Counts the calls that are in it, while one waits for the host.
+const INSIDE: &str = r#"(component
+    (import "wait" (func $wait))
+    (core func $wait' (canon lower (func $wait)))
+    (core module $m (import "" "wait" (func $wait)) (global $n (mut i32) (i32.const 0))
+        (func (export "run") (result i32) (local $seen i32)
+            (global.set $n (i32.add (global.get $n) (i32.const 1)))
+            (call $wait)
+            (local.set $seen (global.get $n))
+            (global.set $n (i32.sub (global.get $n) (i32.const 1)))
+            (local.get $seen)))
+    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
+    (func (export "run") (result u32) (canon lift (core func $i "run"))))"#;
+
+#[tokio::test]
 async fn no_two_calls_share_an_instance_at_once() {
-    let function = reused(&host(), Reuse::within_tenant(), Limits::default().deadline(ms(60_000))).await;
-    let spinning = function.deadline(ms(300));
-    let spin = tokio::spawn(async move { spinning.call::<()>("spin", ()).await });
-    let counts: Vec<_> = (0..200).map(|_| function.call::<u32>("work", (1_000,))).collect();
-    for count in futures_util::future::join_all(counts).await {
-        assert!(count.is_ok());
+    const CALLS: usize = 20;
+    let all = Arc::new(tokio::sync::Barrier::new(CALLS));
+    let builder = host().function("inside").component_wat(INSIDE).reuse(Reuse::within_tenant());
+    let builder = builder.import("", "wait", move |_: Context, ()| {
+        let all = Arc::clone(&all);
+        // Until all calls are here.
+        async move { drop(all.wait().await) }
+    });
+    let function = load(builder, Limits::default()).await;
+    for cold in [true, false, false] {
+        let calls = (0..CALLS).map(|_| function.call::<u32>("run", ()));
+        for reply in futures_util::future::try_join_all(calls).await.unwrap() {
+            assert_eq!((reply.value, reply.usage.cold), (1, cold));
+        }
+        assert_eq!(function.idle(), CALLS);
     }
-    assert_eq!(spin.await.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[tokio::test]
