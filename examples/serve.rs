@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use isopod::{Body, ErrorKind, Function, Host};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -40,13 +41,23 @@ pub async fn main() -> Result<()> {
     serve(listener, function).await
 }
 
-/// Serves connections for as long as there are any to accept.
+/// Serves connections until it is dropped.
 async fn serve(listener: TcpListener, function: Function) -> Result<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await?;
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                eprintln!("a connection was not accepted: {error}");
+                // There may be no descriptor left: others end meanwhile.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            eprintln!("a connection may be slower: {error}");
+        }
         let function = function.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| answer(&function, request));
