@@ -142,6 +142,11 @@ impl HostBuilder {
     /// as the [`Profile`] says. Each reserves address space for its memory, and takes up to three memory mappings; where so
     /// much cannot be had, building the host fails if this number, the seats or the profile were asked for, and instances
     /// are made on demand if they are the default. Those that wait give way to those that are needed.
+    ///
+    /// An instance that has run code waits on the stack that it ran on. Of those at most 1 024 wait over all functions, 128
+    /// with [`Profile::Density`]: all that are kept by `reuse`, and in the stock of `prewarm` those whose components have a
+    /// start function, or work out in code where their data go, or, with [`Profile::Latency`], begin with up to 32 KiB of
+    /// data. One more is dropped, or not started.
     pub fn instances(mut self, instances: u32) -> HostBuilder {
         self.instances = Some(instances);
         self
@@ -161,7 +166,9 @@ impl HostBuilder {
         self
     }
 
-    /// How often a guest that computes gives way, and how exact deadlines are. Default 1 ms; from 100 µs to 100 ms.
+    /// How often a guest that computes gives way, and how exact deadlines are. Default 1 ms; from 100 µs to 100 ms. Giving
+    /// way each millisecond takes a guest that computes about a twentieth longer; a shorter tick costs more, and wakes the
+    /// host's thread as often while calls run.
     pub fn tick(mut self, tick: Duration) -> HostBuilder {
         self.tick = tick;
         self

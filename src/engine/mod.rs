@@ -71,14 +71,15 @@ pub enum Profile {
     /// Calls that cost the least: the default. A slot for an instance is 4 GiB of address space, so that the guest's code
     /// needs no checks of its memory accesses, and up to 256 KiB of what a call wrote stay in memory for the next one:
     /// 1 000 idle slots that were written widely hold up to 256 MiB. By default as many instances can be alive as calls can
-    /// run.
+    /// run; of those that have run code, 1 024 wait at most.
     #[default]
     Latency,
     /// Many instances that wait, such as one or two for each of thousands of functions: by default 20 000 can be alive, and
-    /// 500 calls run at once; of instances that run code as they start, 128 wait at most. A slot is 64 MiB of address space, and what a call wrote is given back to the operating system but for 16 KiB. Code
-    /// with many memory accesses takes up to 1.3 times as long, a call that writes more than four pages pays about a
-    /// microsecond for each of them, and [`Limits::memory`](crate::Limits::memory) of more than 64 MiB is an error when a
-    /// function is loaded.
+    /// 500 calls run at once; of those that have run code, 128 wait at most, so that [`Reuse`](crate::Reuse) keeps no more
+    /// (see [`HostBuilder::instances`](crate::HostBuilder::instances)). A slot is 64 MiB of address space, and what a call
+    /// wrote is given back to the operating system but for 16 KiB. Code with many memory accesses takes up to 1.3 times as
+    /// long, a call that writes more than four pages pays about a microsecond for each of them, and
+    /// [`Limits::memory`](crate::Limits::memory) of more than 64 MiB is an error when a function is loaded.
     Density,
 }
 

@@ -18,7 +18,10 @@ use std::time::Duration;
 /// [`Function`](crate::Function), and after a call that ended normally: never after an error, a limit or a cancelled call.
 /// Limits hold for each call, but for memory: what an instance has grown to, it keeps, and the call that goes beyond the
 /// limit fails. A scratch directory is the instance's, not the call's. The embedder's imports are made anew for each call.
-/// One instance serves one call at a time, unless [`overlapping`](Reuse::overlapping) says otherwise.
+/// One instance serves one call at a time, unless [`overlapping`](Reuse::overlapping) says otherwise. Over all functions and
+/// tenants of a host at most 1 024 instances are kept, 128 with [`Profile::Density`](crate::Profile::Density), together with
+/// those of a stock that have run code (see [`HostBuilder::instances`](crate::HostBuilder::instances)); while so many wait,
+/// one more is dropped after its call.
 ///
 /// ```
 /// use isopod::{Reuse, ms};
@@ -46,7 +49,8 @@ impl Reuse {
         self
     }
 
-    /// How long an instance may wait for its next call. Zero is an error when the function is loaded.
+    /// How long an instance may wait for its next call. A thread of the host looks once a second which have waited for
+    /// longer, so that one may be used up to a second later. Zero is an error when the function is loaded.
     pub fn idle(mut self, limit: Duration) -> Reuse {
         self.idle = limit;
         self
