@@ -58,7 +58,8 @@ enum Source {
 pub struct CacheStats {
     /// Loaded from the cache.
     pub hits: u64,
-    /// Compiled, as there was no entry.
+    /// Not in the cache: compiled, unless that failed. An entry for a component that is beyond the load's bounds is as good
+    /// as none.
     pub misses: u64,
     /// Compiled although there was an entry: damaged, not signed with this key, or for another engine.
     pub rejected: u64,
@@ -69,6 +70,9 @@ const MAX_BYTES: u64 = 1024 * MIB;
 
 impl Cache {
     /// A cache in that folder. It needs a key: [`key`](Cache::key) or [`key_file`](Cache::key_file).
+    ///
+    /// A folder that is missing is made, if its parent is there. [`build`](crate::HostBuilder::build) refuses one that
+    /// cannot be made, that is a symlink or no directory, that belongs to another user, or that others may write to.
     pub fn dir(path: impl Into<PathBuf>) -> Cache {
         Cache { dir: path.into(), key: None, max_bytes: MAX_BYTES }
     }

@@ -122,7 +122,8 @@ impl Function {
         self.inner.kind
     }
 
-    /// Every function that the component exports and that [`call`](Function::call) can call, with its types.
+    /// Every function that the component exports, with its types; also those that [`call`](Function::call) refuses, as
+    /// they have types without a JSON form, such as handles and streams.
     pub fn exports(&self) -> &[Export] {
         self.inner.exports.all()
     }
@@ -158,8 +159,8 @@ impl Function {
         call::run(&self.inner, &self.options, None, work).await
     }
 
-    /// Several calls in one fresh instance, for guests with resources or state. Together they are one call: one set of
-    /// limits, one receipt.
+    /// Several calls in one instance, for guests with resources or state: a fresh one, or with
+    /// [`reuse`](FunctionBuilder::reuse) one that was kept. Together they are one call: one set of limits, one receipt.
     ///
     /// # Errors
     /// What the body gives; then whatever ends a call.
@@ -186,7 +187,8 @@ impl Function {
     /// Starts what is missing of the instances that [`prewarm`](FunctionBuilder::prewarm) keeps ready, here and now. A
     /// thread of the host does that by itself; where calls come from a loop that has time after each answer, this is
     /// quicker, as the instance stays with the processor that will use it. It takes as long as the guests take to start.
-    /// Without prewarm there is nothing to start.
+    /// One that fails to start is told as a `tracing` event of level `WARN`, and [`idle`](Function::idle) says how many there
+    /// are. Without prewarm there is nothing to start.
     pub async fn restock(&self) {
         refiller::fill_now(&self.inner.pool, &self.inner.host).await;
     }
@@ -342,7 +344,10 @@ impl FunctionBuilder {
     /// [`ErrorKind::OutOfMemory`] for a component that starts with more than its limit, [`ErrorKind::WrongExport`] for
     /// one whose exports are not what their names say, or [`ErrorKind::Misuse`] for settings that contradict each other
     /// or have no effect, for secrets, settings, variables and directories that cannot be had, and outside of a tokio
-    /// runtime.
+    /// runtime. [`ErrorKind::Overloaded`] where the operating system has no memory for its code, and
+    /// [`ErrorKind::Cancelled`] where the runtime is shut down meanwhile. With [`prewarm`](FunctionBuilder::prewarm) also
+    /// how a call ends whose instance fails to start: [`ErrorKind::Trapped`], [`ErrorKind::TimedOut`] or
+    /// [`ErrorKind::OutOfFuel`].
     pub async fn load(self) -> Result<Function> {
         self.load_with(&[], NOTHING, |_| Ok(None)).await
     }
@@ -422,14 +427,15 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     }
 
     /// Keeps up to this many instances ready that are started and were never used, so that a call is answered as fast as by
-    /// a used one. Those that calls take are replaced by a thread of the host; a call that finds none starts its own. The
-    /// number in stock falls while nobody calls, rises again with calls that found none, and instances give way where
-    /// other calls need their slots. Each holds the guest's memory.
+    /// a used one. Those that calls take are replaced by a thread of the host, and by callers in
+    /// [`block_on`](crate::block_on), which start new ones for about a millisecond when they have their answer; a call that
+    /// finds none starts its own. The number in stock falls while nobody calls, rises again with calls that found none, and
+    /// instances give way where other calls need their slots. Each holds the guest's memory.
     ///
     /// While such an instance starts there is no call, and no tenant: of the imports only clocks, randomness, the
     /// environment and logs answer, and nothing is granted. A guest that calls anything else as it starts cannot be
-    /// prewarmed. What it logs then, the first call has in its output. Of instances that run code as they start, at most
-    /// 1 024 wait, over all functions, and 128 with [`Profile::Density`](crate::Profile::Density).
+    /// prewarmed. What it logs then, the first call has in its output. Of instances that have run code, at most 1 024 wait;
+    /// see [`HostBuilder::instances`](crate::HostBuilder::instances).
     ///
     /// Loading starts them, for as long as one call may take; the rest come soon after. It fails as [`ErrorKind::Misuse`] for 0, for more than
     /// [`HostBuilder::instances`](crate::HostBuilder::instances), and for a guest that cannot be prewarmed, with the import

@@ -105,7 +105,9 @@ impl Limits {
     /// Count instructions instead of measuring busy time: the same call uses the same fuel on every machine and ends
     /// as [`ErrorKind::OutOfFuel`] at the same instruction. Excludes [`busy`](Limits::busy).
     ///
-    /// A function with a fuel limit runs on an engine of its own kind within the Host: its code is compiled to count.
+    /// A function with a fuel limit runs on an engine of its own kind within the Host: its code is compiled to count. It
+    /// takes 0.9 to 1.2 times as long as code that is metered by time, and up to a sixth more, as it gives way every 100 000
+    /// units. A component with several memories gives way every 1 000, which can more than double the time that it computes.
     pub fn fuel(mut self, limit: u64) -> Limits {
         self.metering = match self.metering {
             Metering::Busy(_) | Metering::Both => Metering::Both,
@@ -157,8 +159,9 @@ impl Limits {
         self
     }
 
-    /// Host calls that a call may make. Default 100 000. A guest that goes beyond is stopped when it next gives way: at
-    /// the next tick, or within 100 000 units of fuel. Whatever it answers until then is discarded.
+    /// Host calls that a call may make. Default 100 000. A guest that goes beyond is stopped when it next gives way, which
+    /// is at the next tick; with [`fuel`](Limits::fuel) as the host call returns. Whatever it answers until then is
+    /// discarded.
     pub fn host_calls(mut self, count: u64) -> Limits {
         self.host_calls = count;
         self

@@ -327,6 +327,9 @@ impl Host {
     }
 
     /// [`precompile`](Host::precompile) for callers without async.
+    ///
+    /// # Errors
+    /// As [`precompile`](Host::precompile), but [`ErrorKind::Misuse`] within an async runtime and not outside of one.
     pub fn precompile_blocking(&self, component: &[u8], limits: &Limits) -> Result<Vec<u8>> {
         crate::blocking::in_place(|| self.precompile_here(component, limits))
     }

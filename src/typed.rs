@@ -145,7 +145,8 @@ impl<W: World> TypedFunction<W> {
         .await
     }
 
-    /// Several calls in one fresh instance; together they are one call, with one set of limits and one receipt.
+    /// Several calls in one instance, a fresh one unless `reuse` says otherwise; together they are one call, with one set of
+    /// limits and one receipt.
     pub async fn session<R>(&self, body: impl AsyncFnOnce(&mut Session<'_, W>) -> Result<R>) -> Result<Reply<R>> {
         let inner = self.function.inner();
         call::run(inner, self.function.options(), None, async |lease| {

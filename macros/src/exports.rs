@@ -1,7 +1,8 @@
 //! The exports: the handle, the session, one of each for every exported interface, and the exported resources.
 //!
-//! There is one path: a method of a session checks the arguments' size, calls, and checks the result's. A method of a
-//! handle opens a session for that one call.
+//! A method of a session checks the arguments' size, calls, and checks the result's. A method of a handle opens a session
+//! for that one call; that of an `async func` without resources makes it in an instance that it shares, where the function
+//! was loaded so.
 
 use crate::bindings::Bindings;
 use crate::types::{Face, Types};
@@ -148,7 +149,8 @@ fn root(model: &Model<'_>, accessors: &HashMap<String, String>) -> TokenStream {
         pub struct #function(#isopod::__private::TypedFunction<#world>);
 
         impl #function {
-            /// Several calls in one fresh instance; together they are one call, with one set of limits and one receipt.
+            /// Several calls in one instance, a fresh one unless `reuse` says otherwise; together they are one call, with
+            /// one set of limits and one receipt.
             pub async fn session<R>(
                 &self,
                 body: impl ::core::ops::AsyncFnOnce(&mut #session<'_>) -> #isopod::Result<R>,
@@ -408,7 +410,7 @@ fn among(
     })
 }
 
-/// One call, on the one path that all calls take.
+/// One call in a session, as those of a handle are, but for calls that share an instance.
 fn body(
     model: &Model<'_>,
     group: &Group<'_>,

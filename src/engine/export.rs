@@ -308,7 +308,7 @@ pub(crate) async fn invoke_among<T: DeserializeOwned>(place: &mut Place, ready: 
     export.lift(whole.or_else(|| results.first_mut().map(Piece::take)), &mut Handles::default())
 }
 
-/// Several dynamic calls in one fresh instance. Resources live in it, as opaque [`Handle`](super::value::Handle)s.
+/// Several dynamic calls in one instance, fresh or kept. Resources live in it, as opaque [`Handle`](super::value::Handle)s.
 pub struct Session<'a> {
     lease: &'a mut Lease,
     exports: &'a Exports,

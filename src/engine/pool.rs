@@ -1,4 +1,5 @@
-//! Where instances come from: a [`Lease`] is one store with an instance in it, in the hands of one call.
+//! Where instances come from: a [`Lease`] is one store with an instance in it, in the hands of one call, or of several
+//! that overlap (see [`overlap`](super::overlap)).
 //!
 //! There are three kinds. A fresh one is made for the call: armed with its limits before anything of the guest runs. A
 //! stocked one was started ahead by nobody's order (see [`stock`](super::stock)), never used, and is armed when a call
@@ -72,7 +73,7 @@ pub(crate) enum Origin {
     Kept,
 }
 
-/// A store in the hands of one call. One word, as it is handed on some times.
+/// A store in somebody's hands. One word, as it is handed on some times.
 pub(crate) struct Lease {
     pub store: Store<State>,
 }

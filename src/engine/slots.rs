@@ -1,7 +1,8 @@
 //! How many instances may be alive at once on all engines of a Host, and who gives way when they are short.
 //!
 //! Every engine's pool has this many slots and [some more](spare), so it cannot be exhausted: a call with a seat takes its
-//! slot unasked. Where that is one too many, an instance goes that only waits: of the function with most of them.
+//! slot unasked. Where that is one too many, an instance goes that only waits: of the function with most of them, among
+//! some that are looked at.
 
 use super::pool::{Lease, Pool};
 use super::stock::Claim;

@@ -1,5 +1,5 @@
-//! The one thread of a Host: it moves the engines' epochs, wakes calls whose deadline has come, and passes on turns that
-//! nobody takes up.
+//! The thread that keeps a Host's time: it moves the engines' epochs, wakes calls whose deadline has come, and passes on
+//! turns that nobody takes up.
 //!
 //! It ticks while calls are polled or wait for an instant, and for [`IDLE_TICKS`] more, so that single calls do not pay
 //! for waking it; then it sleeps until the next call.
