@@ -54,7 +54,7 @@ fn head() -> String {
     let lock = include_str!("../Cargo.lock");
     let wasmtime = lock.split("name = \"wasmtime\"\nversion = \"").nth(1).and_then(|rest| rest.split('"').next());
     format!(
-        "What calls cost, each against bare wasmtime in the same process and run: cases in turn, {BLOCKS} blocks of {BLOCK:?} each, fewer where one takes long. `bare` is wasmtime by its async entry points in the best configuration we know, with epochs on; `bare_sync` by its synchronous ones; `isopod` has every limit on. Written by `cargo bench --bench numbers -- --write`.\n\n- {}, {} cores, {}\n- {}, isopod {}, wasmtime {}, {}\n\n",
+        "What calls cost, each against bare wasmtime in the same process and run, the first line of its table (but for `functions_10000`, as a process has no room for both): cases in turn, {BLOCKS} blocks of {BLOCK:?} each, fewer where one takes long. `bare` is wasmtime by its async entry points in the best configuration we know, with epochs on; `bare_sync` by its synchronous ones; `isopod` has every limit on. Written by `cargo bench --bench numbers -- --write`.\n\n- {}, {} cores, {}\n- {}, isopod {}, wasmtime {}, {}\n\n",
         cpu,
         std::thread::available_parallelism().map_or(0, usize::from),
         said("uname", &["-sr"]),

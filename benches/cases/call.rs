@@ -21,7 +21,6 @@ pub fn groups() -> Groups {
         dynamic_4kib,
         host_import,
         dirty_big16,
-        functions_in_turn,
     ]
 }
 
@@ -310,29 +309,4 @@ fn dirty_big16() -> Group {
         note: "`fresh_big16` on a slot where an earlier call wrote 8 MiB. What a slot once wrote is copied back later, up to what the profile keeps.",
         cases,
     }
-}
-
-/// Two hundred functions in turn, against one.
-fn functions_in_turn() -> Group {
-    let data = data(64);
-    let engine = bare::engine(bare::SLOTS, bare::KEEP);
-    let mut bares = (0..200).map(|_| Bare::on(&engine, ECHO, "echo", |_| {})).collect::<Vec<_>>().into_iter().cycle();
-    let host = Host::new().unwrap();
-    let one = echo(&host, |f| f);
-    let many: Vec<_> = (0..200).map(|_| echo(&host, |f| f)).collect();
-    let mut next = 0;
-    let cases = vec![
-        Case::new("bare", move || {
-            let bare = bares.next().unwrap();
-            black_box(now(async { bare.make::<_, Vec<u8>>().await.call((data,)).await }));
-        }),
-        Case::new("isopod_one", move || {
-            black_box(now(one.echo(data)).unwrap());
-        }),
-        Case::new("isopod", move || {
-            next = (next + 1) % many.len();
-            black_box(now(many[next].echo(data)).unwrap());
-        }),
-    ];
-    Group { name: "functions_200".into(), note: "`fresh_64B` over 200 functions in turn, and over one.", cases }
 }

@@ -2,7 +2,8 @@
 //!
 //! The names of groups and cases are public: people compare runs by them. In each group `bare` is wasmtime itself, by its
 //! async entry points and with epochs on, in the best configuration that we know; `bare_sync` is the same by its
-//! synchronous ones, without yields; `isopod` has every limit on.
+//! synchronous ones, without yields; `isopod` has every limit on. A table compares a group's cases with the first: `bare`,
+//! or one of several kinds of it, unless there is none.
 
 // Each bench uses some of it.
 #![allow(dead_code)]

@@ -19,15 +19,15 @@ fn fresh(name: &str, threads: u64) -> Group {
     let host = Host::new().unwrap();
     let typed = block_on(host.function("echo").component_wat(ECHO).load_typed::<Echo>()).unwrap();
     let cases = vec![
+        Case::timed("bare", move |times| {
+            on(threads, times, || {
+                black_box(now(async { bare.make::<_, Vec<u8>>().await.call((&DATA[..],)).await }));
+            })
+        }),
         // What the machine lets so many threads have at all.
         Case::timed("compute", move |times| {
             on(threads, times, || {
                 black_box((0..4_000u64).fold(1u64, |a, b| black_box(a.wrapping_mul(31) + b)));
-            })
-        }),
-        Case::timed("bare", move |times| {
-            on(threads, times, || {
-                black_box(now(async { bare.make::<_, Vec<u8>>().await.call((&DATA[..],)).await }));
             })
         }),
         Case::timed("isopod", move |times| {
