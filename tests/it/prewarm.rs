@@ -392,8 +392,11 @@ fn a_stock_without_stacks_to_wait_on_is_left_alone() {
     let starts = text.lines().filter(|line| line.contains("late") && line.contains("message=start")).count();
     assert_eq!(starts, 2 * (1 + 50), "to see whether it can be prewarmed, and by each call for itself");
     early.truncate(126);
-    let more = || isopod::block_on(async { Ok(late[0].restock().await) }).map(|()| late[0].idle());
-    until("a stack is free again", || more().unwrap() == 1);
+    let restock = async || {
+        late[0].restock().await;
+        Ok(late[0].idle())
+    };
+    until("a stack is free again", || isopod::block_on(restock()).unwrap() == 1);
 }
 
 /// Without an order for it there is no thread; with the last handle it goes.

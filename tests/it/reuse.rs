@@ -132,7 +132,9 @@ async fn no_two_calls_share_an_instance_at_once() {
     let builder = builder.import("", "wait", move |_: Context, ()| {
         let all = Arc::clone(&all);
         // Until all calls are here.
-        async move { drop(all.wait().await) }
+        async move {
+            all.wait().await;
+        }
     });
     let function = load(builder, Limits::default()).await;
     for cold in [true, false, false] {
