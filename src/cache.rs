@@ -215,6 +215,11 @@ fn gone_is_fine(result: io::Result<()>, fine: io::ErrorKind) -> io::Result<()> {
     result.or_else(|error| if error.kind() == fine { Ok(()) } else { Err(error) })
 }
 
+/// Whether a file may be that long. Beyond its limit (`ulimit -f`) the process would get a signal that ends it.
+pub(crate) fn may_write(length: u64) -> bool {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current.is_none_or(|limit| length <= limit)
+}
+
 /// How the names of files begin that are being written.
 const DRAFT: &str = "new-";
 /// How those of entries end: besides 64 hexadecimal digits.
@@ -298,9 +303,7 @@ impl Folder {
                 format!("an entry of {length} bytes is larger than the whole cache may be; raise `Cache::max_bytes`"),
             ));
         }
-        // Beyond its limit (`ulimit -f`) the process would get a signal that ends it.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-        if limit.is_some_and(|limit| length > limit) {
+        if !may_write(length) {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the process may not write files of that size"));
         }
         // The folder may have been removed meanwhile, or be another one.

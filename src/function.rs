@@ -264,6 +264,13 @@ impl fmt::Debug for Function {
 
 /// How a function is to be loaded. Made by [`Host::function`].
 pub struct FunctionBuilder<U = ()> {
+    settings: Settings,
+    imports: Option<MakeImports>,
+    _imports: PhantomData<fn() -> U>,
+}
+
+/// All of it that does not depend on the type of the imports.
+struct Settings {
     host: Host,
     name: Arc<str>,
     source: Option<Source>,
@@ -276,8 +283,6 @@ pub struct FunctionBuilder<U = ()> {
     prewarm: Option<u32>,
     reuse: Option<Reuse>,
     closures: Vec<Closure>,
-    imports: Option<MakeImports>,
-    _imports: PhantomData<fn() -> U>,
 }
 
 /// What a load without a world links.
@@ -285,7 +290,7 @@ const NOTHING: Option<fn(&mut engine::Linker) -> engine::LinkResult> = None;
 
 impl FunctionBuilder {
     pub(crate) fn new(host: Host, name: Arc<str>) -> FunctionBuilder {
-        FunctionBuilder {
+        let settings = Settings {
             host,
             name,
             source: None,
@@ -298,9 +303,8 @@ impl FunctionBuilder {
             prewarm: None,
             reuse: None,
             closures: Vec::new(),
-            imports: None,
-            _imports: PhantomData,
-        }
+        };
+        FunctionBuilder { settings, imports: None, _imports: PhantomData }
     }
 
     /// Host functions for the component's own imports: a value that implements the traits which `world!` made of
@@ -319,22 +323,8 @@ impl FunctionBuilder {
     }
 
     fn making<V: Send + 'static>(self, make: impl Fn(&mut State) -> V + Send + Sync + 'static) -> FunctionBuilder<V> {
-        FunctionBuilder {
-            host: self.host,
-            name: self.name,
-            source: self.source,
-            load_limits: self.load_limits,
-            limits: self.limits,
-            grants: self.grants,
-            needs: self.needs,
-            deny_at_call: self.deny_at_call,
-            callable: self.callable,
-            prewarm: self.prewarm,
-            reuse: self.reuse,
-            closures: self.closures,
-            imports: Some(Box::new(move |state| Box::new(make(state)))),
-            _imports: PhantomData,
-        }
+        let imports: MakeImports = Box::new(move |state| Box::new(make(state)));
+        FunctionBuilder { settings: self.settings, imports: Some(imports), _imports: PhantomData }
     }
 
     /// Compiles and checks the component, to be called by the names of its exports.
@@ -354,7 +344,7 @@ impl FunctionBuilder {
 
     /// [`load`](FunctionBuilder::load) for callers without async. See [`block_on`](crate::block_on).
     pub fn load_blocking(self) -> Result<Function> {
-        let name = Arc::clone(&self.name);
+        let name = Arc::clone(&self.settings.name);
         let built = crate::blocking::in_place(|| self.build(&[], NOTHING, |_| Ok(None)));
         let built = built.map_err(|error| error.of(&name))?;
         if built.probe.is_some() { crate::block_on(built.stocked()) } else { Ok(built.done()) }
@@ -364,65 +354,65 @@ impl FunctionBuilder {
 impl<U: Send + 'static> FunctionBuilder<U> {
     /// The component in that file, or what [`Host::precompile`] made of it.
     pub fn component_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.source = Some(Source::File(path.into()));
+        self.settings.source = Some(Source::File(path.into()));
         self
     }
 
     /// The component in these bytes, or what [`Host::precompile`] made of it. A stranger's unless
     /// [`trust`](FunctionBuilder::trust) says otherwise, or it is precompiled.
     pub fn component_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.source = Some(Source::Bytes(bytes.into()));
+        self.settings.source = Some(Source::Bytes(bytes.into()));
         self
     }
 
     /// The component in this text: the WebAssembly text format.
     pub fn component_wat(mut self, text: impl Into<String>) -> Self {
-        self.source = Some(Source::Text(text.into()));
+        self.settings.source = Some(Source::Text(text.into()));
         self
     }
 
     /// Whose component it is, which decides what it may look like. Default: [`Trust::Own`] for files and text,
     /// [`Trust::Untrusted`] for bytes.
     pub fn trust(mut self, trust: Trust) -> Self {
-        self.load_limits = Some(trust.into());
+        self.settings.load_limits = Some(trust.into());
         self
     }
 
     /// What the component may look like, if neither kind of [`Trust`] fits. Overrides it.
     pub fn load_limits(mut self, limits: LoadLimits) -> Self {
-        self.load_limits = Some(limits);
+        self.settings.load_limits = Some(limits);
         self
     }
 
     /// What each call may use.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.settings.limits = limits;
         self
     }
 
     /// Permission for one capability. Whatever is not granted cannot be reached.
     pub fn grant(mut self, grant: impl Into<Grant>) -> Self {
-        self.grants.push(grant.into());
+        self.settings.grants.push(grant.into());
         self
     }
 
     /// All grants of a policy, besides those given by [`grant`](FunctionBuilder::grant).
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.grants.extend(policy.into_grants());
+        self.settings.grants.extend(policy.into_grants());
         self
     }
 
     /// What the component needs, in the words of whoever made it; what is granted beyond it is not given. Overrides what
     /// the component itself says in its custom section `isopod:policy`. See [`Needs`].
     pub fn needs(mut self, needs: Needs) -> Self {
-        self.needs = Some(needs);
+        self.settings.needs = Some(needs);
         self
     }
 
     /// Lets other functions call it by its name, if they are granted [`Functions`](crate::Functions) of that name. It takes
     /// the place of one that was loaded under the same name before.
     pub fn callable(mut self) -> Self {
-        self.callable = true;
+        self.settings.callable = true;
         self
     }
 
@@ -441,20 +431,20 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// [`HostBuilder::instances`](crate::HostBuilder::instances), and for a guest that cannot be prewarmed, with the import
     /// that it called; and as a call would for one that fails to start.
     pub fn prewarm(mut self, instances: u32) -> Self {
-        self.prewarm = Some(instances);
+        self.settings.prewarm = Some(instances);
         self
     }
 
     /// Lets one instance serve several calls. See [`Reuse`] for what that gives up. Default: an instance for each call.
     pub fn reuse(mut self, reuse: Reuse) -> Self {
-        self.reuse = Some(reuse);
+        self.settings.reuse = Some(reuse);
         self
     }
 
     /// Load the component even if it imports what was not granted: a call that uses such an import ends as
     /// [`ErrorKind::Denied`]. For components whose toolchain imports interfaces that they never call.
     pub fn deny_at_call(mut self) -> Self {
-        self.deny_at_call = true;
+        self.settings.deny_at_call = true;
         self
     }
 
@@ -491,7 +481,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         R: Serialize,
         Fut: Future<Output = R> + Send + 'static,
     {
-        self.closures.push(Closure::new(interface, function, call));
+        self.settings.closures.push(Closure::new(interface, function, call));
         self
     }
 
@@ -500,7 +490,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// # Errors
     /// As [`load`](FunctionBuilder::load), and [`ErrorKind::WrongExport`] for exports that differ from the world's.
     pub async fn load_typed<W: Link<U>>(self) -> Result<W::Handle> {
-        let name = Arc::clone(&self.name);
+        let name = Arc::clone(&self.settings.name);
         let found = Arc::new(OnceLock::new());
         let find = {
             let found = Arc::clone(&found);
@@ -523,7 +513,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult + Send + 'static>,
         find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>> + Send + 'static,
     ) -> Result<Function> {
-        let name = Arc::clone(&self.name);
+        let name = Arc::clone(&self.settings.name);
         // Compiling takes milliseconds to seconds.
         let built = crate::blocking::unblock(move || self.build(provided, link, find)).await;
         built.map_err(|error| error.of(&name))?.stocked().await
@@ -535,25 +525,26 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult>,
         find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>>,
     ) -> Result<Built> {
-        let limits = self.limits.resolve()?;
-        let Some(source) = self.source else {
+        let FunctionBuilder { settings, imports, .. } = self;
+        let limits = settings.limits.resolve()?;
+        let Some(source) = settings.source else {
             return Err(Error::new(
                 ErrorKind::Misuse,
                 "no component was given; add `.component_file(..)`, `.component_bytes(..)` or `.component_wat(..)`",
             ));
         };
-        let host = self.host.0;
+        let host = settings.host.0;
         let sizes = host.engines.sizes;
-        if let Some(why) = self.reuse.as_ref().and_then(|reuse| reuse.check(&limits, self.imports.is_some()).err()) {
+        if let Some(why) = settings.reuse.as_ref().and_then(|reuse| reuse.check(&limits, imports.is_some()).err()) {
             return Err(Error::new(ErrorKind::Misuse, why));
         }
-        let mut loaded = load::load(source, self.load_limits, &limits, &host)?;
-        let needs = match self.needs {
+        let mut loaded = load::load(source, settings.load_limits, &limits, &host)?;
+        let needs = match settings.needs {
             Some(needs) => Some(needs),
             None => loaded.needs()?,
         };
         let Loaded { engine, component, width, starts, .. } = loaded;
-        match self.prewarm {
+        match settings.prewarm {
             Some(0) => {
                 let text = "`.prewarm(0)` keeps no instance ready; raise it, or remove it";
                 return Err(Error::new(ErrorKind::Misuse, text));
@@ -570,9 +561,9 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         }
         let imported = linker::imports(&component, &engine);
         let bound = Bound::bind(
-            self.grants,
+            settings.grants,
             Binding {
-                function: &self.name,
+                function: &settings.name,
                 imports: &imported,
                 limits: &limits,
                 clock: &host.clock,
@@ -586,8 +577,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 needs: needs.as_ref(),
             },
         )?;
-        let given = Given { provided, link, closures: self.closures };
-        let linker = linker::wire(&engine, &component, &bound, given, self.deny_at_call)?;
+        let given = Given { provided, link, closures: settings.closures };
+        let linker = linker::wire(&engine, &component, &bound, given, settings.deny_at_call)?;
         let pre = linker.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?;
         let exports = export::list(&component, &engine);
         let names = component.component_type();
@@ -604,18 +595,18 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             Entry::Custom => exports.overlap(),
             _ => false,
         };
-        if self.reuse.as_ref().is_some_and(Reuse::is_overlapping) && !overlaps {
+        if settings.reuse.as_ref().is_some_and(Reuse::is_overlapping) && !overlaps {
             let text = "`Reuse::overlapping` has no effect: of the component's exports none can overlap, as none is an `async func` or a handler of http of WASI 0.3; remove it";
             return Err(Error::new(ErrorKind::Misuse, text));
         }
         let prepare = find(&pre)?;
         let (mut stock, mut probe) = (None, None);
-        if let Some(prewarm) = self.prewarm {
+        if let Some(prewarm) = settings.prewarm {
             stock = Some(Stock::new(prewarm, Arc::new(bound.early())));
             let without = linker::without_call(&engine, &component, &linker).map_err(|e| linker::wrong_import(&e))?;
             probe = Some(without.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?);
         }
-        if self.prewarm.is_some() || self.reuse.is_some() {
+        if settings.prewarm.is_some() || settings.reuse.is_some() {
             host.refiller.start(&host.clock, &host.ticker)?;
         }
         let line = Line::new(&host.admission, limits.concurrency, width, limits.queue);
@@ -625,14 +616,14 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             limits,
             fuel_interval: pool::fuel_interval(&component),
             bound: Arc::new(bound),
-            imports: self.imports,
+            imports,
             prepare,
             width,
             starts,
         };
-        let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, self.reuse);
-        let inner = Inner { name: self.name, host, pool, kind, entry, exports, line, pace: Pace::default() };
-        Ok(Built { inner: Arc::new(inner), probe, callable: self.callable })
+        let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, settings.reuse);
+        let inner = Inner { name: settings.name, host, pool, kind, entry, exports, line, pace: Pace::default() };
+        Ok(Built { inner: Arc::new(inner), probe, callable: settings.callable })
     }
 }
 

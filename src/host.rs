@@ -13,7 +13,7 @@ use crate::engine::ticker::Ticker;
 use crate::engine::{Engines, Flavour, Profile, Sizes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionBuilder, Registry};
-use crate::load::Kept;
+use crate::load::CodeCache;
 use crate::log::LogSink;
 use crate::refiller::Refiller;
 use crate::store::Store;
@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     pub secrets: Vec<Secret>,
     pub sink: Option<Arc<dyn LogSink>>,
     pub functions: Registry,
-    pub cache: Option<Kept>,
+    pub cache: Option<CodeCache>,
     /// The key of precompiled code.
     pub code_key: Option<Key>,
 }
@@ -296,7 +296,7 @@ impl HostBuilder {
             }
         }
         let slots = Slots::new(instances, sizes.idle_stacks());
-        let cache = self.cache.map(Kept::open).transpose()?;
+        let cache = self.cache.map(CodeCache::open).transpose()?;
         if cache.is_some() && engines.family(false).is_none() {
             return misuse(
                 "a cache has no effect: this build has no compiler, whose work it would keep; remove it".into(),

@@ -80,12 +80,17 @@ impl Loaded {
 
 /// Loads what is in the source.
 pub(crate) fn load(source: Source, bounds: Option<LoadLimits>, limits: &Resolved, host: &Inner) -> Result<Loaded> {
+    let bounded = |trust: Trust| limited(bounds.clone().unwrap_or_else(|| trust.into()));
     let stranger = matches!(source, Source::Bytes(_));
-    let given = Given::open(source)?;
+    let given = match source {
+        Source::Bytes(bytes) => Given::Bytes(bytes),
+        Source::Text(text) => Given::Bytes(binary(&text, bounded(Trust::Own)?.bytes)?),
+        Source::File(path) => Given::file(path)?,
+    };
     let signed = given.is_artefact()?;
     // What the embedder compiled and signed is the embedder's own, wherever it is.
     let trust = if stranger && !signed { Trust::Untrusted } else { Trust::Own };
-    let bounds = limited(bounds.unwrap_or_else(|| trust.into()))?;
+    let bounds = bounded(trust)?;
     let loaded = if signed {
         precompiled(given, &bounds, limits, host)?
     } else if let Some(cache) = &host.cache {
@@ -117,7 +122,7 @@ fn most_code(bounds: &Bounds) -> u64 {
 }
 
 /// The engine for a component in which that was found.
-fn engine(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
+fn engine_for(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
     let image = facts.data > host.engines.sizes.profile.copies();
     host.engines.get(Flavour { asynchronous: facts.asynchronous, fuel, image }, &host.ticker)
 }
@@ -125,7 +130,7 @@ fn engine(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
 /// Checks and compiles a component, and gives besides what there is to say of it when its code is kept.
 fn compile(bytes: &[u8], bounds: &Bounds, limits: &Resolved, host: &Inner) -> Result<(Loaded, Facts)> {
     let facts = precheck::inspect(bytes, *bounds).map_err(refused)?;
-    let engine = engine(&facts, limits.fuel.is_some(), host)?;
+    let engine = engine_for(&facts, limits.fuel.is_some(), host)?;
     let component = compiler::compile(&engine, bytes)?;
     let section = section(bytes).map(|section| section.map(<[u8]>::to_vec));
     Ok((Loaded::new(engine, component, &facts, section), facts))
@@ -187,27 +192,27 @@ fn precompiled(given: Given, bounds: &Bounds, limits: &Resolved, host: &Inner) -
         )));
     }
     header.facts.within(bounds).map_err(refused)?;
-    let engine = engine(&header.facts, fuel, host)?;
+    let engine = engine_for(&header.facts, fuel, host)?;
     let (component, header) = opened.load(key, &engine).map_err(unusable)?;
     Ok(Loaded::new(engine, component, &header.facts, Ok(header.needs)))
 }
 
 /// A cache with the keys that are derived from its own.
-pub(crate) struct Kept {
+pub(crate) struct CodeCache {
     folder: Folder,
     tags: Key,
     names: Key,
 }
 
-impl Kept {
+impl CodeCache {
     /// Opens what a host was given.
-    pub(crate) fn open(cache: Cache) -> Result<Kept> {
+    pub(crate) fn open(cache: Cache) -> Result<CodeCache> {
         let (folder, key) = cache.open()?;
-        Ok(Kept { folder, tags: Key::new(Use::Cached, &key), names: Key::of_names(&key) })
+        Ok(CodeCache { folder, tags: Key::new(Use::Cached, &key), names: Key::of_names(&key) })
     }
 
     /// Loads a component from the cache, or compiles it and keeps its code.
-    fn load(&self, mut given: Given, bounds: &Bounds, limits: &Resolved, host: &Inner) -> Result<Loaded> {
+    fn load(&self, given: Given, bounds: &Bounds, limits: &Resolved, host: &Inner) -> Result<Loaded> {
         let fuel = limits.fuel.is_some();
         let Some(family) = host.engines.family(fuel) else {
             return Ok(compile(&given.bytes(bounds.bytes)?, bounds, limits, host)?.0);
@@ -216,13 +221,12 @@ impl Kept {
         let known = given.digest(bounds.bytes)?.map(|digest| (digest, self.names.name(&digest, &family)));
         if let Some((digest, name)) = &known {
             match self.find(name, digest, bounds, fuel, host) {
-                Ok(Some(loaded)) => {
+                Ok(loaded) => {
                     self.folder.hit();
                     return Ok(loaded);
                 }
-                Ok(None) => self.folder.missed(),
+                Err(Miss::Absent) => self.folder.missed(),
                 Err(Miss::Rejected(cause, detail)) => self.folder.reject(cause, &detail),
-                Err(Miss::Beyond) => self.folder.missed(),
             }
         }
         let bytes = given.bytes(bounds.bytes)?;
@@ -240,9 +244,9 @@ impl Kept {
         bounds: &Bounds,
         fuel: bool,
         host: &Inner,
-    ) -> std::result::Result<Option<Loaded>, Miss> {
+    ) -> std::result::Result<Loaded, Miss> {
         let unreadable = |e: io::Error| Miss::Rejected("an entry cannot be read", e.to_string());
-        let Some((file, size)) = self.folder.find(name).map_err(unreadable)? else { return Ok(None) };
+        let Some((file, size)) = self.folder.find(name).map_err(unreadable)? else { return Err(Miss::Absent) };
         if size > most_code(bounds) {
             return Err(Miss::Rejected("an entry is larger than any code of such a component", name.to_owned()));
         }
@@ -253,13 +257,13 @@ impl Kept {
         }
         // A head that is not authentic may say here what it likes: it cannot make anything load, and what it makes fail is
         // compiled, which comes to the same refusals if they are due.
-        header.facts.within(bounds).map_err(|_| Miss::Beyond)?;
-        let engine = engine(&header.facts, fuel, host).map_err(|_| Miss::Beyond)?;
+        header.facts.within(bounds).map_err(|_| Miss::Absent)?;
+        let engine = engine_for(&header.facts, fuel, host).map_err(|_| Miss::Absent)?;
         if Some(header.compatibility) != engine.compatibility {
             return Err(Miss::Rejected("an entry is for an engine of other settings", name.to_owned()));
         }
         let (component, header) = opened.load(&self.tags, &engine)?;
-        Ok(Some(Loaded::new(engine, component, &header.facts, Ok(header.needs))))
+        Ok(Loaded::new(engine, component, &header.facts, Ok(header.needs)))
     }
 
     fn keep(&self, loaded: &Loaded, bytes: &[u8], family: Digest, facts: Facts, fuel: bool) -> io::Result<()> {
@@ -275,10 +279,10 @@ impl Kept {
 
 /// Why a component is not loaded from the cache.
 enum Miss {
+    /// There is no entry; or one with more than the load allows, if it has what its head says: the pre-check decides.
+    Absent,
     /// There is an entry that is no good, by a cause and its detail.
     Rejected(&'static str, String),
-    /// It has more than the load allows, if it has what its head says: the pre-check decides.
-    Beyond,
 }
 
 impl From<Unusable> for Miss {
@@ -365,37 +369,24 @@ impl Host {
 /// What a source holds, open to be read.
 enum Given {
     Bytes(Vec<u8>),
-    File {
-        file: File,
-        path: PathBuf,
-        size: u64,
-    },
-    /// Its text is made binary only when its size is known to be allowed.
-    Text(String),
+    File { file: File, path: PathBuf, size: u64 },
 }
 
 impl Given {
-    fn open(source: Source) -> Result<Given> {
-        Ok(match source {
-            Source::Bytes(bytes) => Given::Bytes(bytes),
-            Source::Text(text) => Given::Text(text),
-            Source::File(path) => {
-                let unreadable = |e: io::Error| unreadable(&path, &e);
-                // Opening a pipe would wait for somebody to write to it.
-                if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
-                    return Err(Error::new(ErrorKind::InvalidComponent, format!("{} is not a file", path.display())));
-                }
-                let file = File::open(&path).map_err(unreadable)?;
-                let size = file.metadata().map_err(unreadable)?.len();
-                Given::File { file, path, size }
-            }
-        })
+    fn file(path: PathBuf) -> Result<Given> {
+        let unreadable = |e: io::Error| unreadable(&path, &e);
+        // Opening a pipe would wait for somebody to write to it.
+        if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
+            return Err(Error::new(ErrorKind::InvalidComponent, format!("{} is not a file", path.display())));
+        }
+        let file = File::open(&path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        Ok(Given::File { file, path, size })
     }
 
     fn is_artefact(&self) -> Result<bool> {
         match self {
             Given::Bytes(bytes) => Ok(artefact::is_artefact(bytes)),
-            Given::Text(_) => Ok(false),
             Given::File { file, path, .. } => {
                 let mut start = [0; artefact::MAGIC.len()];
                 match file.read_exact_at(&mut start, 0) {
@@ -411,7 +402,6 @@ impl Given {
         match self {
             Given::Bytes(bytes) => bytes.len() as u64,
             Given::File { size, .. } => *size,
-            Given::Text(text) => text.len() as u64,
         }
     }
 
@@ -420,24 +410,18 @@ impl Given {
         match self {
             Given::Bytes(bytes) => Box::new(&bytes[..]),
             Given::File { file, .. } => Box::new(Positioned { file, at: 0 }),
-            Given::Text(text) => Box::new(text.as_bytes()),
         }
     }
 
     /// The digest of the component, if it is no larger than that. A file is read for it piece by piece: if its code is in
     /// the cache, its bytes are never together in memory.
-    fn digest(&mut self, limit: u64) -> Result<Option<Digest>> {
-        if let Given::Text(_) = self {
-            let text = std::mem::replace(self, Given::Bytes(Vec::new()));
-            *self = Given::Bytes(text.bytes(limit)?);
-        }
+    fn digest(&self, limit: u64) -> Result<Option<Digest>> {
         if self.size() > limit {
             return Ok(None);
         }
         let (file, path) = match self {
             Given::Bytes(bytes) => return Ok(Some(*blake3::hash(bytes).as_bytes())),
             Given::File { file, path, .. } => (file, path),
-            Given::Text(_) => return Ok(None),
         };
         let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; artefact::CHUNK], 0);
         // A file that grows meanwhile is read no further than that.
@@ -459,18 +443,6 @@ impl Given {
     fn bytes(self, limit: u64) -> Result<Vec<u8>> {
         match self {
             Given::Bytes(bytes) => Ok(bytes),
-            // Reading it is work before anything is measured, so it has the bound of what it stands for.
-            Given::Text(text) if text.len() as u64 > limit => {
-                Err(refused(Refusal::TooComplex { what: "component_bytes", found: text.len() as u64, limit }))
-            }
-            Given::Text(text) => wat::parse_str(&text).map_err(|e| {
-                // The first line says what is wrong; what follows is a picture of the place.
-                let text = e.to_string();
-                let reason = text.lines().next().unwrap_or_default();
-                let place = text.split_once("<anon>:").and_then(|(_, rest)| rest.lines().next()).unwrap_or("?");
-                let text = format!("the component's text cannot be parsed at {place} (line:column): {reason}");
-                Error::new(ErrorKind::InvalidComponent, text)
-            }),
             Given::File { ref file, ref path, size } => {
                 let limit = limit.saturating_add(1);
                 let mut bytes = Vec::with_capacity(size.min(limit).try_into().unwrap_or(0));
@@ -480,6 +452,22 @@ impl Given {
             }
         }
     }
+}
+
+/// The component in a text. Reading it is work before anything is measured, so it has the bound of what it stands for.
+fn binary(text: &str, limit: u64) -> Result<Vec<u8>> {
+    let found = text.len() as u64;
+    if found > limit {
+        return Err(refused(Refusal::TooComplex { what: "component_bytes", found, limit }));
+    }
+    wat::parse_str(text).map_err(|e| {
+        // The first line says what is wrong; what follows is a picture of the place.
+        let text = e.to_string();
+        let reason = text.lines().next().unwrap_or_default();
+        let place = text.split_once("<anon>:").and_then(|(_, rest)| rest.lines().next()).unwrap_or("?");
+        let text = format!("the component's text cannot be parsed at {place} (line:column): {reason}");
+        Error::new(ErrorKind::InvalidComponent, text)
+    })
 }
 
 /// Reads a file from a place of its own.

@@ -139,7 +139,7 @@ impl Memory {
     /// Zeros of that length.
     fn new(length: u64) -> io::Result<Memory> {
         #[cfg(target_os = "linux")]
-        if may_write(length)
+        if crate::cache::may_write(length)
             && let Ok(file) = memory_file(length)
         {
             return Ok(Memory::Sealed(file));
@@ -184,11 +184,6 @@ fn memory_file(length: u64) -> io::Result<File> {
     }
     file.set_len(length)?;
     Ok(file)
-}
-
-/// Whether a file may be that long. Beyond its limit (`ulimit -f`) the process would get a signal that ends it.
-pub(crate) fn may_write(length: u64) -> bool {
-    rustix::process::getrlimit(rustix::process::Resource::Fsize).current.is_none_or(|limit| length <= limit)
 }
 
 /// Compiled code with a signed head.

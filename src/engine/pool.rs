@@ -86,7 +86,7 @@ pub(crate) struct Life {
     fuel: Option<u64>,
     pub origin: Origin,
     /// Calls that it served to their end.
-    pub served: u32,
+    pub calls: u32,
     room: Room,
 }
 
@@ -94,7 +94,7 @@ impl Blueprint {
     /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
     fn make(&self, room: Room, bound: &Arc<Bound>) -> Lease {
         let limits = &self.limits;
-        let life = Life { instance: None, world: None, fuel: None, origin: Origin::Fresh, served: 0, room };
+        let life = Life { instance: None, world: None, fuel: None, origin: Origin::Fresh, calls: 0, room };
         let mut store = Store::new(&self.engine.wasmtime, State::new(limits, Arc::clone(bound), life));
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(limits.transfer);
@@ -222,7 +222,7 @@ impl Pool {
     #[inline]
     pub(crate) fn retire(&self, mut lease: Lease, well: bool, now: Nanos) {
         let life = lease.life_mut();
-        life.served += 1;
+        life.calls += 1;
         let origin = life.origin;
         if well
             && let Some(kept) = &self.kept
@@ -267,8 +267,8 @@ impl Lease {
     }
 
     /// It has served so many calls besides the one for which it is given back.
-    pub(super) fn served(&mut self, more: u32) {
-        self.life_mut().served += more;
+    pub(super) fn add_calls(&mut self, more: u32) {
+        self.life_mut().calls += more;
     }
 
     #[inline]

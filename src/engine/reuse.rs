@@ -246,7 +246,7 @@ impl Kept {
     /// Keeps it, unless it has served enough.
     #[inline]
     pub(super) fn put(&self, lease: Lease, now: Nanos) {
-        if lease.life().served < self.rule.most {
+        if lease.life().calls < self.rule.most {
             let mut waiting = self.waiting.lock();
             waiting.count += 1;
             let tenant = lease.store.data().tenant();

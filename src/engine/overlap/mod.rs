@@ -143,7 +143,7 @@ impl Shared {
     }
 
     fn open(&self, lease: Lease, of: &Overlapping, pool: &Arc<Pool>) {
-        let more = of.most.saturating_sub(lease.life().served + 1);
+        let more = of.most.saturating_sub(lease.life().calls + 1);
         self.work.lock().going = Some(Box::pin(attend(lease, Arc::clone(pool), Arc::clone(&self.hall))));
         self.hall.open(more);
     }
@@ -181,7 +181,7 @@ impl Shared {
         guarded("the destructor of a host function that was given up", || drop(gone));
         let (entered, clean) = self.hall.books();
         if let Some(mut lease) = back {
-            lease.served(entered.saturating_sub(1));
+            lease.add_calls(entered.saturating_sub(1));
             pool.retire(lease, clean, now);
         }
         let is_over = over.is_some();
