@@ -63,8 +63,8 @@ pub trait CallOptions: Sized {
     ///
     /// Tenants share a host by the busy time of their calls, not by their number: of those that wait for a seat, the
     /// tenant that had least is next; and a guest that has computed for a tick of the host waits for its tenant's turn, so
-    /// that one core of several stays free for all others. A tenant that floods the host with calls that compute raises another's p99
-    /// by at most three ticks plus twice what that was before. Several that flood share evenly.
+    /// that one core of several stays free for all others. A tenant that floods the host with calls that compute raises
+    /// another's p99 by at most three ticks plus twice what that was before. Several that flood share evenly.
     ///
     /// That is promised between tenants, where the runtime has a worker for each core. Calls without a tenant share as if
     /// they were one tenant's, but each starts at once, so that a thousand new ones keep the workers busy for a tick each:

@@ -134,10 +134,10 @@ impl Function {
     /// the order of the parameters, or an object or struct by their names. A WIT `result` is a value, serde's own
     /// `Result`; `list<u8>` is base64 in self-describing formats such as JSON.
     ///
-    /// Bytes pass in one piece, at little more than the cost of a typed call, where the function has no more than two parameters,
-    /// each of them `list<u8>` or `string`, and a result of one of these or none, of `option<list<u8>>`, or of a `result`
-    /// with one of these or nothing, and `string` as its error. Give them as `serde_bytes::Bytes` and take them as
-    /// `serde_bytes::ByteBuf`: serde passes a `Vec<u8>` byte by byte, which takes longer.
+    /// Bytes pass in one piece, at little more than the cost of a typed call, where the function has no more than two
+    /// parameters, each of them `list<u8>` or `string`, and a result of one of these or none, of `option<list<u8>>`, or
+    /// of a `result` with one of these or nothing, and `string` as its error. Give them as `serde_bytes::Bytes` and
+    /// take them as `serde_bytes::ByteBuf`: serde passes a `Vec<u8>` byte by byte, which takes longer.
     ///
     /// Anywhere else, in a record for example, each element of a list is a value of 40 bytes, bytes as well: a result
     /// with lists of more than some hundred thousand elements needs a higher [`Limits::transfer`]. A typed call by
@@ -427,9 +427,9 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// prewarmed. What it logs then, the first call has in its output. Of instances that have run code, at most 1 024 wait;
     /// see [`HostBuilder::instances`](crate::HostBuilder::instances).
     ///
-    /// Loading starts them, for as long as one call may take; the rest come soon after. It fails as [`ErrorKind::Misuse`] for 0, for more than
-    /// [`HostBuilder::instances`](crate::HostBuilder::instances), and for a guest that cannot be prewarmed, with the import
-    /// that it called; and as a call would for one that fails to start.
+    /// Loading starts them, for as long as one call may take; the rest come soon after. It fails as
+    /// [`ErrorKind::Misuse`] for 0, for more than [`HostBuilder::instances`](crate::HostBuilder::instances), and for a
+    /// guest that cannot be prewarmed, with the import that it called; and as a call would for one that fails to start.
     pub fn prewarm(mut self, instances: u32) -> Self {
         self.settings.prewarm = Some(instances);
         self

@@ -146,8 +146,8 @@ impl Limits {
         self
     }
 
-    /// Bytes of stdout, stderr and `wasi:logging` that are kept. Default 64 KiB. What is written beyond is counted and dropped; the
-    /// guest does not notice.
+    /// Bytes of stdout, stderr and `wasi:logging` that are kept. Default 64 KiB. What is written beyond is counted and
+    /// dropped; the guest does not notice.
     pub fn log(mut self, bytes: u64) -> Limits {
         self.log = bytes;
         self
@@ -203,7 +203,8 @@ impl Limits {
     }
 
     /// Calls of other functions that a call from outside may lead to, those that they make in turn included. Default
-    /// 1 000. One more fails inside the guest, or ends it, as with [`depth`](Limits::depth). What counts is the first function's limit.
+    /// 1 000. One more fails inside the guest, or ends it, as with [`depth`](Limits::depth). What counts is the first
+    /// function's limit.
     pub fn calls(mut self, calls: u32) -> Limits {
         self.calls = calls;
         self

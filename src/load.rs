@@ -304,13 +304,15 @@ fn header(usage: Use, engine: &Engine, needs: Option<Vec<u8>>, digest: Digest, f
 }
 
 impl Host {
-    /// Compiles a component, and gives its code in a form that [`component_file`](crate::FunctionBuilder::component_file)
-    /// and [`component_bytes`](crate::FunctionBuilder::component_bytes) load as they load components: for build pipelines,
-    /// and for hosts without a compiler. It is signed with the key of [`HostBuilder::code_key`](crate::HostBuilder::code_key),
-    /// which the host that loads it must have. It is for the same versions of isopod and wasmtime, the same architecture
-    /// with at least the features of this machine's processor, and a host that has the address space for its pool of
-    /// instances if this one has, with the same [`Profile`](crate::Profile); and for limits that meter as `limits` do, by time or by fuel, whose other settings do not
-    /// matter. The component is taken for the embedder's own ([`Trust::Own`]).
+    /// Compiles a component, and gives its code in a form that
+    /// [`component_file`](crate::FunctionBuilder::component_file) and
+    /// [`component_bytes`](crate::FunctionBuilder::component_bytes) load as they load components: for build pipelines,
+    /// and for hosts without a compiler. It is signed with the key of
+    /// [`HostBuilder::code_key`](crate::HostBuilder::code_key), which the host that loads it must have. It is for the
+    /// same versions of isopod and wasmtime, the same architecture with at least the features of this machine's
+    /// processor, and a host that has the address space for its pool of instances if this one has, with the same
+    /// [`Profile`](crate::Profile); and for limits that meter as `limits` do, by time or by fuel, whose other settings
+    /// do not matter. The component is taken for the embedder's own ([`Trust::Own`]).
     ///
     /// ```
     /// # async fn run(key: [u8; 32], component: &[u8]) -> isopod::Result<()> {

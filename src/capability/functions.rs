@@ -19,10 +19,11 @@ use wasmtime::component::Linker;
 
 /// Permission to call one other function of the host, by the name that it was loaded under.
 ///
-/// The call is for the caller's tenant. It takes a seat of its own and does not wait for one; the caller's deadline holds
-/// for it, and its busy time or fuel counts as the caller's too; a callee that is metered by time costs a caller that counts
-/// fuel one unit for each nanosecond. Its arguments are at most 16 384 values, of which a list of bytes is one. The error text that the caller gets is that of
-/// [`Error`](crate::Error), or its kind alone where the call is for another tenant.
+/// The call is for the caller's tenant. It takes a seat of its own and does not wait for one; the caller's deadline
+/// holds for it, and its busy time or fuel counts as the caller's too; a callee that is metered by time costs a caller
+/// that counts fuel one unit for each nanosecond. Its arguments are at most 16 384 values, of which a list of bytes is
+/// one. The error text that the caller gets is that of [`Error`](crate::Error), or its kind alone where the call is for
+/// another tenant.
 ///
 /// The function is looked up when it is called: of those that are [`callable`](crate::FunctionBuilder::callable), the one
 /// loaded last under that name, as long as somebody holds a handle of it.

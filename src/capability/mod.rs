@@ -5,8 +5,8 @@
 //! call's share of it when the guest first touches WASI; it does no I/O and cannot fail.
 //!
 //! Linked for everybody, as it carries no power: `wasi:io`, clocks at 1 ms, exit, empty environment and arguments,
-//! terminals (none), stdio and `wasi:logging` into the call's bounded output, secure randomness, a filesystem without a single directory,
-//! the types of `wasi:http`.
+//! terminals (none), stdio and `wasi:logging` into the call's bounded output, secure randomness, a filesystem without a
+//! single directory, the types of `wasi:http`.
 
 mod bound;
 pub(crate) mod cli;

@@ -74,11 +74,11 @@ impl Reuse {
     /// * **One that computes holds up the others**, and so does a host function that is no `async func` while it waits. Each of
     ///   them still ends at its own deadline.
     ///
-    /// Of the [`Limits`](crate::Limits) these are each call's own: deadline, input, output, transfer, random bytes, host calls,
-    /// depth and calls; and busy time, as far as it is of stretches longer than a tick: of shorter ones, and of host calls that
-    /// go on beside the guest, all calls in an instance have so many as their number allows. These are all calls' in an instance together: memory, handles, requests under way,
-    /// buckets and files; and the log, in which there is room again when a call ends. Each call takes a seat; the instance
-    /// takes one slot.
+    /// Of the [`Limits`](crate::Limits) these are each call's own: deadline, input, output, transfer, random bytes,
+    /// host calls, depth and calls; and busy time, as far as it is of stretches longer than a tick: of shorter ones,
+    /// and of host calls that go on beside the guest, all calls in an instance have so many as their number allows.
+    /// These are all calls' in an instance together: memory, handles, requests under way, buckets and files; and the
+    /// log, in which there is room again when a call ends. Each call takes a seat; the instance takes one slot.
     ///
     /// A receipt has the call's own time, bytes and host calls. Its busy time is what its own task spent on the instance, for
     /// whichever call: the receipts of all add up to what was used. Its peak of memory is the instance's. What the guest wrote

@@ -21,7 +21,8 @@ use wasmtime::component::GuestTaskId;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
-/// All that belongs to one call, but for what each has of its own where several share an instance (`crowd`). Small: what a call may never touch is made when it is first touched.
+/// All that belongs to one call, but for what each has of its own where several share an instance (`crowd`). Small:
+/// what a call may never touch is made when it is first touched.
 pub struct State {
     pub(crate) budget: Budget,
     pub(crate) host_calls: u64,
