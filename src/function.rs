@@ -436,6 +436,9 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     }
 
     /// Lets one instance serve several calls. See [`Reuse`] for what that gives up. Default: an instance for each call.
+    ///
+    /// Loading fails as [`ErrorKind::Misuse`] for what [`Reuse`]'s own settings say, and for a program
+    /// ([`Kind::Command`]), which starts once.
     pub fn reuse(mut self, reuse: Reuse) -> Self {
         self.settings.reuse = Some(reuse);
         self
@@ -590,6 +593,10 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             );
             return Err(Error::new(ErrorKind::WrongExport, text));
         };
+        if kind == Kind::Command && settings.reuse.is_some() {
+            let text = "a program has its arguments, environment and input as it starts, and starts once: `reuse` would give it those of another call; remove it";
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
         let overlaps = match entry {
             Entry::Http03(_) => true,
             Entry::Custom => exports.overlap(),

@@ -191,14 +191,16 @@ impl<W: World> Session<'_, W> {
 
     /// What a call is made with.
     pub fn parts(&mut self) -> (&W, &mut Store<State>) {
+        self.store.data_mut().begin_part();
         (self.world, self.store)
     }
 
-    /// Counts and checks the result of one call.
+    /// Counts and checks the result of what was done with its [`parts`](Session::parts).
     pub fn end<R>(&mut self, result: wasmtime::Result<R>, size: impl FnOnce(&R) -> u64) -> Result<R> {
         let limits = self.function.inner().limits();
         let value = result.map_err(|error| trap::explain(&error, self.store.data(), limits))?;
         let state = self.store.data_mut();
+        state.end_part();
         state.bytes_out = state.bytes_out.saturating_add(size(&value));
         if state.bytes_out > limits.output { Err(trap::output_too_large(limits)) } else { Ok(value) }
     }

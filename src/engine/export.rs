@@ -330,8 +330,13 @@ impl<'a> Session<'a> {
         let spent = self.lease.store.data().bytes_in;
         let ready = lower(export, &args, &mut self.handles, spent, self.limits);
         drop(args);
-        match invoke(self.lease, ready?, &mut self.handles, self.limits).await {
-            Ok(value) => Ok(value),
+        let ready = ready?;
+        self.lease.store.data_mut().begin_part();
+        match invoke(self.lease, ready, &mut self.handles, self.limits).await {
+            Ok(value) => {
+                self.lease.store.data_mut().end_part();
+                Ok(value)
+            }
             Err(Fault::Own(error)) => Err(error),
             Err(Fault::Wasm(error)) => Err(trap::explain(&error, self.lease.store.data(), self.limits)),
         }
@@ -340,8 +345,11 @@ impl<'a> Session<'a> {
     /// Drops a resource before the session ends. A handle that is gone already is not an error.
     pub async fn release(&mut self, handle: super::value::Handle) -> Result<()> {
         let Some(resource) = self.handles.remove(handle) else { return Ok(()) };
+        self.lease.store.data_mut().begin_part();
         let dropped = resource.resource_drop_async(&mut self.lease.store).await;
-        dropped.map_err(|error| trap::explain(&error, self.lease.store.data(), self.limits))
+        dropped
+            .map(|()| self.lease.store.data_mut().end_part())
+            .map_err(|error| trap::explain(&error, self.lease.store.data(), self.limits))
     }
 }
 

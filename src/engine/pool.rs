@@ -87,6 +87,8 @@ pub(crate) struct Life {
     pub origin: Origin,
     /// Calls that it served to their end.
     pub calls: u32,
+    /// Calls of a session that have begun, and did not come back as the guest meant them to.
+    pub unfinished: u32,
     room: Room,
 }
 
@@ -94,7 +96,8 @@ impl Blueprint {
     /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
     fn make(&self, room: Room, bound: &Arc<Bound>) -> Lease {
         let limits = &self.limits;
-        let life = Life { instance: None, world: None, fuel: None, origin: Origin::Fresh, calls: 0, room };
+        let life =
+            Life { instance: None, world: None, fuel: None, origin: Origin::Fresh, calls: 0, unfinished: 0, room };
         let mut store = Store::new(&self.engine.wasmtime, State::new(limits, Arc::clone(bound), life));
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(limits.transfer);
@@ -225,6 +228,7 @@ impl Pool {
         life.calls += 1;
         let origin = life.origin;
         if well
+            && life.unfinished == 0
             && let Some(kept) = &self.kept
             && life.room.keep_stack()
             && (life.world.is_some() || lease.prepare(&self.blueprint).is_ok())

@@ -15,7 +15,8 @@ use std::time::Duration;
 ///
 /// What one call leaves behind in the guest's memory, the next one sees: state, and also what a bug or an attacker left
 /// there. So an instance is only ever used again for the same tenant (or for calls without one), by the same
-/// [`Function`](crate::Function), and after a call that ended normally: never after an error, a limit or a cancelled call.
+/// [`Function`](crate::Function), and after a call that ended normally: never after an error, a limit or a cancelled call,
+/// nor after a session in which that became of one of its calls, whatever the session made of it.
 /// Limits hold for each call, but for memory: what an instance has grown to, it keeps, and the call that goes beyond the
 /// limit fails. A scratch directory is the instance's, not the call's. The embedder's imports are made anew for each call.
 /// One instance serves one call at a time, unless [`overlapping`](Reuse::overlapping) says otherwise. Over all functions and

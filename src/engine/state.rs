@@ -187,6 +187,16 @@ impl State {
         }
     }
 
+    /// One of the calls of a session begins: until it has [ended](State::end_part) as its guest meant it to, nobody uses
+    /// the instance again, whatever the session makes of it.
+    pub(crate) fn begin_part(&mut self) {
+        self.life.unfinished += 1;
+    }
+
+    pub(crate) fn end_part(&mut self) {
+        self.life.unfinished -= 1;
+    }
+
     /// Whether the time of the call is up, or it is to stop for another reason.
     pub(crate) fn is_over(&self) -> bool {
         self.stop.is_some() || self.bound.clock.now() >= self.deadline

@@ -23,6 +23,11 @@ const COUNT: &str = r#"(component
     (func (export "trap") (canon lift (core func $i "trap")))
     (func (export "spin") (canon lift (core func $i "spin"))))"#;
 
+isopod::world!({
+    world: "counter",
+    inline: "package acme:reuse; world counter { export count: func() -> u32; export trap: func(); export spin: func(); }",
+});
+
 fn builder(host: &Host) -> FunctionBuilder {
     host.function("counter").component_wat(COUNT)
 }
@@ -93,6 +98,42 @@ async fn no_instance_is_kept_after_an_abnormal_end() {
     });
     assert_eq!(failed.await.unwrap_err().kind(), ErrorKind::WrongExport);
     assert_eq!(count(&function).await, 1);
+    // One that is content although a call in it trapped, or was given up half way.
+    let content = function.session(async |session| {
+        assert_eq!(session.call::<()>("trap", ()).await.unwrap_err().kind(), ErrorKind::Trapped);
+        Ok(())
+    });
+    content.await.unwrap();
+    assert_eq!((function.idle(), count(&function).await), (0, 1));
+    let hasty = function.session(async |session| {
+        tokio::time::timeout(ms(5), session.call::<()>("spin", ())).await.unwrap_err();
+        Ok(())
+    });
+    hasty.await.unwrap();
+    assert_eq!((function.idle(), count(&function).await), (0, 1));
+    // And by a typed handle.
+    let typed = builder(&host()).reuse(Reuse::within_tenant()).load_typed::<Counter>().await.unwrap();
+    for way in ["well", "trap", "spin"] {
+        let session = typed.session(async |session| {
+            match way {
+                "trap" => drop(session.trap().await.unwrap_err()),
+                "spin" => drop(tokio::time::timeout(ms(5), session.spin()).await.unwrap_err()),
+                _ => drop(session.count().await.unwrap()),
+            }
+            Ok(())
+        });
+        session.await.unwrap();
+        assert_eq!(typed.as_ref().idle(), usize::from(way == "well"), "after {way}");
+    }
+}
+
+/// A program has its arguments once.
+#[tokio::test]
+async fn a_program_is_not_started_twice() {
+    let builder = host().function("command").component_file(built("command")).reuse(Reuse::within_tenant());
+    let error = builder.load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+    assert!(error.to_string().contains("`reuse`"), "{error}");
 }
 
 #[tokio::test]
