@@ -67,8 +67,8 @@ pub trait CallOptions: Sized {
     /// another's p99 by at most three ticks plus twice what that was before. Several that flood share evenly.
     ///
     /// That is promised between tenants, where the runtime has a worker for each core. Calls without a tenant share as if
-    /// they were one tenant's, but each starts at once, so that a thousand new ones keep the workers busy for a tick each:
-    /// name a tenant for what strangers can cause. It does not hold against what isopod does not run: other tasks of the
+    /// they were one tenant's, but each starts at once as long as all of them use no more than a core: name a tenant for what
+    /// strangers can cause. It does not hold against what isopod does not run: other tasks of the
     /// runtime, host functions that block their thread, other load of the machine.
     fn tenant(&self, tenant: impl Into<Arc<str>>) -> Self {
         self.with_options(Options { tenant: Some(tenant.into()), ..self.options().clone() })
@@ -125,14 +125,15 @@ async fn run_in<L: Held, R>(
     let watch = Watch::new(started);
     let mut call =
         Ending { function, options, watch: &watch, lease: None, seat: None, usage: Usage::default(), told: false };
-    let seat = match admit(function, options, &watch, deadline).await {
-        Ok(seat) => call.seat.insert(seat),
+    match admit(function, options, &watch, deadline).await {
+        Ok(seat) => call.seat = Some(seat),
         Err(error) => return call.settle(End::Refused(error)),
-    };
+    }
     // What its guests compute, a guest computes.
-    let mut turn = within.is_none().then(|| host.admission.turn(options.tenant.as_ref(), seat));
+    let mut turn = within.is_none().then(|| host.admission.turn(options.tenant.as_ref(), watch.last()));
     if let Some(turn) = turn.as_mut().filter(|turn| turn.is_heavy()) {
-        let begun = std::future::poll_fn(|cx| if turn.begin(cx) { Poll::Ready(()) } else { Poll::Pending });
+        let begun =
+            std::future::poll_fn(|cx| if turn.begin(host.clock.now(), cx) { Poll::Ready(()) } else { Poll::Pending });
         let begun = Until { alarm: host.ticker.alarm(), instant: deadline, future: begun }.await;
         watch.resume(host.clock.now());
         if begun.is_none() {
@@ -141,6 +142,11 @@ async fn run_in<L: Held, R>(
     }
     let share = Share { tenant: options.tenant.as_ref(), deadline, within, invocation };
     let lease = call.lease.insert(L::take(&function.pool, share));
+    let ahead = lease.alone().map_or(0, |lease| std::mem::take(&mut lease.life_mut().ahead));
+    if ahead > 0 {
+        watch.charge(ahead);
+        turn.iter_mut().for_each(|turn| turn.owe(ahead));
+    }
     if let Some(claim) = Claim::if_low(&function.pool) {
         refiller::fill_later(claim, host);
     }
@@ -178,14 +184,15 @@ pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &
             Ok(lease.prepare(&pool.blueprint)?)
         }));
         let (busy, alarm, counts) = (limits.busy, ticker.alarm(), limits.fuel.is_some());
-        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn: None, counts, gave_way: false, done: false }
-            .await
+        let turn = Some(ticker.admission().turn(None, started));
+        Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false, done: false }.await
     };
     let state = lease.store.data();
     outcome(end, Some(state), limits, &watch, None, None)?;
     if state.was_too_early() {
         return Err(trap::explain(&TooEarly::somewhere().into(), state, limits));
     }
+    lease.life_mut().ahead = watch.busy_nanos();
     Ok(Some(lease))
 }
 
@@ -269,6 +276,11 @@ impl Watch {
         spent
     }
 
+    /// Counts what was busy for it before it began.
+    fn charge(&self, nanos: u64) {
+        self.busy.store(self.busy_nanos() + nanos, Ordering::Relaxed);
+    }
+
     fn last(&self) -> Nanos {
         Nanos::from_raw(self.last.load(Ordering::Relaxed))
     }
@@ -318,8 +330,9 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
         if this.alarm.is_set() {
             this.watch.resume(this.clock.now());
         }
-        if !this.turn.as_mut().is_none_or(|turn| turn.begin(cx)) {
-            if this.watch.last() >= this.deadline {
+        let started = this.watch.last();
+        if !this.turn.as_mut().is_none_or(|turn| turn.begin(started, cx)) {
+            if started >= this.deadline {
                 return Poll::Ready(End::Deadline);
             }
             this.alarm.set(this.deadline, cx);
@@ -337,7 +350,7 @@ impl<R, W: Future<Output = Result<R, Fault>>> Future for Bounded<'_, W> {
         }
         this.gave_way = yielded::get();
         if let Some(turn) = &mut this.turn {
-            turn.end(busy, this.gave_way, cx);
+            turn.end(busy, this.gave_way, now, cx);
         }
         match polled {
             Err(payload) => Poll::Ready(End::Panicked(payload)),

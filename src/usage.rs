@@ -13,8 +13,8 @@ use std::time::Duration;
 pub struct Usage {
     /// From admission to the end: waiting for a seat, starting the instance, host calls and the guest's own work.
     pub wall: Duration,
-    /// Time spent inside the guest, starting its instance included, and in host functions that did not wait. What the
-    /// busy limit counts.
+    /// Time spent inside the guest, starting its instance included, even if that was ahead of the call, and in host
+    /// functions that did not wait. What the busy limit counts.
     pub busy: Duration,
     /// Units of fuel used, for a function with a fuel limit.
     pub fuel: Option<u64>,

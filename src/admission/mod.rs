@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use seats::{Entry, Fate, Seats};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use turns::Turns;
@@ -33,6 +33,8 @@ pub(crate) struct Admission {
     turns: Mutex<Turns>,
     /// Calls that have a turn or wait for one. While there are none, nobody takes the lock.
     heavy: AtomicUsize,
+    /// Until when some tenant's calls use more than their share. After that nobody asks whose.
+    crowded: AtomicU64,
 }
 
 impl Admission {
@@ -45,6 +47,7 @@ impl Admission {
             seats: Mutex::new(Seats::new(seats, tenant_seats, tick)),
             turns: Mutex::new(Turns::new(turns, tick)),
             heavy: AtomicUsize::new(0),
+            crowded: AtomicU64::new(0),
         }
     }
 
@@ -60,22 +63,17 @@ impl Admission {
         }
     }
 
-    /// The turns of one call. If its tenant has others that need turns, or many that are short, it needs one to begin: a
-    /// thousand new calls would each have a tick before they were told from those that compute little.
+    /// The turns of one call, which has its seat. If its tenant has others that need turns, or many that are short, it needs
+    /// one to begin: a thousand new calls would each have a tick before they were told from those that compute little.
     #[inline]
-    pub(crate) fn turn<'a>(&'a self, tenant: Option<&'a Arc<str>>, seat: &Seat<'_>) -> Turn<'a> {
-        let mut turn = Turn { admission: self, tenant, turn: None, computed: 0, owed: 0 };
-        if let Some(name) = tenant
-            && (seat.seat.crowds || self.heavy.load(Ordering::Relaxed) > 0)
-        {
-            turn.turn = self.turn_to_begin(name, seat.seat.crowds);
+    pub(crate) fn turn<'a>(&'a self, tenant: Option<&'a Arc<str>>, now: Nanos) -> Turn<'a> {
+        let mut turn = Turn { admission: self, tenant, turn: None, computed: 0, owed: 0, unbooked: 0 };
+        if self.heavy.load(Ordering::Relaxed) > 0 && tenant.is_some_and(|name| self.turns.lock().has(name)) {
+            turn.ask();
+        } else {
+            turn.ask_if_crowded(now);
         }
         turn
-    }
-
-    #[cold]
-    fn turn_to_begin(&self, name: &Arc<str>, crowds: bool) -> Option<usize> {
-        self.turns(|turns, now, told| (crowds || turns.has(name)).then(|| turns.ask(Some(name), 0, now, told)))
     }
 
     #[inline]
@@ -83,6 +81,7 @@ impl Admission {
         let mut told = Vec::new();
         let mut seats = self.seats.lock();
         let decision = decide(&mut seats, &mut told);
+        self.crowded.store(seats.crowded(), Ordering::Relaxed);
         if !told.is_empty() {
             let wakers: Vec<_> = told.iter().filter_map(|place| seats.waker(*place).take()).collect();
             drop(seats);
@@ -240,6 +239,8 @@ pub(crate) struct Turn<'a> {
     computed: u64,
     /// Busy time that its tenant was not charged for.
     owed: u64,
+    /// Busy time that its seat does not know of: less than a piece.
+    unbooked: u64,
 }
 
 impl Turn<'_> {
@@ -248,10 +249,41 @@ impl Turn<'_> {
         self.turn.is_some()
     }
 
+    /// Adds what was used for the call before there was one.
+    pub(crate) fn owe(&mut self, busy: u64) {
+        self.owed += busy;
+        self.unbooked += busy;
+    }
+
     /// Whether the guest may be polled now. If not, the task behind `cx` is woken when it may.
     #[inline]
-    pub(crate) fn begin(&mut self, cx: &Context<'_>) -> bool {
+    pub(crate) fn begin(&mut self, now: Nanos, cx: &Context<'_>) -> bool {
+        if self.turn.is_none() {
+            self.ask_if_crowded(now);
+        }
         self.turn.is_none_or(|turn| self.take(turn, cx))
+    }
+
+    /// Asks for a turn if its tenant's calls use more than their share: also one that never computes for long at a time, as
+    /// many of those are as much.
+    #[inline]
+    fn ask_if_crowded(&mut self, now: Nanos) {
+        if self.admission.crowded.load(Ordering::Relaxed) > now.to_raw() {
+            self.look(now);
+        }
+    }
+
+    #[cold]
+    fn look(&mut self, now: Nanos) {
+        if self.admission.seats.lock().crowds(self.tenant, now.to_raw()) {
+            self.ask();
+        }
+    }
+
+    #[cold]
+    fn ask(&mut self) {
+        let (tenant, owed) = (self.tenant, std::mem::take(&mut self.owed));
+        self.turn = Some(self.admission.turns(|turns, now, told| turns.ask(tenant, owed, now, told)));
     }
 
     #[cold]
@@ -267,12 +299,21 @@ impl Turn<'_> {
 
     /// A poll has ended after so many nanoseconds of busy time: the guest gave way, or it has to wait, or is done.
     #[inline]
-    pub(crate) fn end(&mut self, busy: u64, gave_way: bool, cx: &Context<'_>) {
-        self.owed += busy;
+    pub(crate) fn end(&mut self, busy: u64, gave_way: bool, now: Nanos, cx: &Context<'_>) {
+        self.owe(busy);
         self.computed = if gave_way { self.computed + busy } else { 0 };
+        if self.unbooked >= seats::piece(self.admission.tick) {
+            self.book(now);
+        }
         if self.turn.is_some() || (gave_way && Turns::is_heavy(self.computed, self.admission.tick)) {
             self.go_on(gave_way, cx);
         }
+    }
+
+    fn book(&mut self, now: Nanos) {
+        let rest = self.unbooked % seats::piece(self.admission.tick);
+        let busy = std::mem::replace(&mut self.unbooked, rest) - rest;
+        self.admission.seats(|seats, _| seats.book(self.tenant, busy, now.to_raw()));
     }
 
     #[cold]
@@ -357,30 +398,28 @@ mod tests {
     #[test]
     fn a_turn_that_is_dropped_goes_to_the_next() {
         let admission = admission(8, 1);
-        let line = Line::new(&admission, 8, 1, 0);
-        let Entrance::Seated(seat) = line.enter(None, true, Nanos::from_raw(0)) else { panic!("it is free") };
         let tenant: Arc<str> = "a".into();
-        let cx = Context::from_waker(Waker::noop());
+        let (cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
         let heavy = || {
-            let mut turn = admission.turn(Some(&tenant), &seat);
+            let mut turn = admission.turn(Some(&tenant), Nanos::from_raw(0));
             if !turn.is_heavy() {
-                turn.end(600_000_000, true, &cx);
+                turn.end(600_000_000, true, now, &cx);
             }
             turn
         };
         let mut first = heavy();
-        assert!(first.begin(&cx));
+        assert!(first.begin(now, &cx));
         // Its tenant's next need one to begin.
         let (mut second, mut third) = (heavy(), heavy());
-        assert!(!second.begin(&cx) && !third.begin(&cx));
+        assert!(!second.begin(now, &cx) && !third.begin(now, &cx));
         // It waits for something else.
-        first.end(1_000_000, false, &cx);
-        assert!(!first.is_heavy() && first.begin(&cx));
-        assert!(!third.begin(&cx));
+        first.end(1_000_000, false, now, &cx);
+        assert!(!first.is_heavy() && first.begin(now, &cx));
+        assert!(!third.begin(now, &cx));
         drop(second);
-        assert!(third.begin(&cx));
+        assert!(third.begin(now, &cx));
         drop(third);
         assert_eq!(admission.heavy.load(Ordering::Relaxed), 0);
-        assert!(!admission.turn(Some(&tenant), &seat).is_heavy());
+        assert!(!admission.turn(Some(&tenant), Nanos::from_raw(0)).is_heavy());
     }
 }

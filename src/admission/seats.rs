@@ -37,6 +37,8 @@ pub(super) struct Seats {
     /// The tenant that entered last, and since when no other has.
     last: usize,
     alone_since: u64,
+    /// Until when some tenant [crowds](Seats::crowds), if it uses nothing more.
+    crowded: u64,
 }
 
 /// What a flow's tenant has spent, as far as is known, and when its first call came.
@@ -106,8 +108,11 @@ pub(super) struct Seat {
     cost: u64,
     /// It is another call's, whose busy time its own is part of: nobody is charged for it twice.
     inner: bool,
-    /// Its tenant's calls use more than a worker, and others are about.
-    pub crowds: bool,
+}
+
+/// Busy time after which a call tells what it used, in nanoseconds: little beside a tick, and long beside the telling.
+pub(super) fn piece(tick: u64) -> u64 {
+    (tick / 64).max(10_000)
 }
 
 /// How long a tenant is not alone after another's call.
@@ -151,6 +156,7 @@ impl Seats {
             now: 0,
             last: NOBODY,
             alone_since: 0,
+            crowded: 0,
         }
     }
 
@@ -249,13 +255,43 @@ impl Seats {
     #[inline]
     pub(super) fn leave(&mut self, seat: Seat, busy: u64, now: u64, told: &mut Vec<usize>) {
         self.now = self.now.max(now);
-        let own = &mut self.tenants.get_mut(seat.tenant).own;
-        // A call that computed for long had its turns for it; what is remembered is enough to tell the next ones.
-        let used = if seat.inner { 0 } else { busy };
-        own.until = own.until.max(self.now).saturating_add(used).min(self.now + 2 * self.tick);
+        // The whole pieces are booked.
+        let rest = if seat.inner { 0 } else { busy % piece(self.tick) };
+        self.use_up(seat.tenant, rest);
         let line = &mut self.lines[seat.line];
         line.cost = (line.cost - line.cost / 8 + busy / 8).max(LEAST);
         self.give_back(seat, busy, told);
+    }
+
+    /// A call of that tenant, which has a seat, has used that much of a worker: whole [pieces](piece), what is left when it
+    /// ends is booked then.
+    pub(super) fn book(&mut self, tenant: Option<&Arc<str>>, busy: u64, now: u64) {
+        self.now = self.now.max(now);
+        if let Some(tenant) = self.tenants.find(tenant) {
+            self.use_up(tenant, busy);
+        }
+    }
+
+    #[inline]
+    fn use_up(&mut self, tenant: usize, busy: u64) {
+        let own = &mut self.tenants.get_mut(tenant).own;
+        // What is remembered is enough to tell the next ones.
+        own.until = own.until.max(self.now).saturating_add(busy).min(self.now + 2 * self.tick);
+        if self.now - self.alone_since < COMPANY {
+            self.crowded = self.crowded.max(own.until - self.tick.min(own.until));
+        }
+    }
+
+    /// Whether that tenant's calls use more than a worker between them, and others are about: then each needs a turn to
+    /// begin or to go on, however little it computes at a time.
+    pub(super) fn crowds(&self, tenant: Option<&Arc<str>>, now: u64) -> bool {
+        let until = self.tenants.find(tenant).map_or(0, |tenant| self.tenants.get(tenant).own.until);
+        until > now + self.tick && now.saturating_sub(self.alone_since) < COMPANY
+    }
+
+    /// After this, nobody crowds who uses nothing more.
+    pub(super) fn crowded(&self) -> u64 {
+        self.crowded
     }
 
     /// Gives up a place, whatever has become of it. The waker is to be dropped where that may do anything.
@@ -300,9 +336,8 @@ impl Seats {
         let account = self.tenants.book(tenant, cost);
         account.own.seats += 1;
         account.users += 1;
-        let crowds = account.own.until > self.now + self.tick && self.now - self.alone_since < COMPANY;
         self.reopen_both(line, tenant);
-        Seat { line, tenant, cost, inner, crowds }
+        Seat { line, tenant, cost, inner }
     }
 
     #[inline]

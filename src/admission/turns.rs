@@ -1,7 +1,7 @@
 //! Which guest that computes runs next. Pure: no clock, no locks, no wakers but those it is handed to keep.
 //!
-//! A call that has computed for half a tick and gives way is *heavy*: from then on it needs a turn to go on, and there are
-//! fewer turns than workers. It keeps its turn for about a tick. Whose tenant has spent least is next; calls of one tenant
+//! A call that has computed for half a tick and gives way is *heavy*, and so is each of a tenant whose calls use more than a
+//! worker between them: from then on it needs a turn to go on, and there are fewer turns than workers. It keeps its turn for about a tick. Whose tenant has spent least is next; calls of one tenant
 //! in the order they asked.
 //!
 //! Turns are held by calls that may not come back for them: one that is not taken up in time lapses, as does one whose

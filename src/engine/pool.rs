@@ -89,6 +89,8 @@ pub(crate) struct Life {
     pub calls: u32,
     /// Calls of a session that have begun, and did not come back as the guest meant them to.
     pub unfinished: u32,
+    /// Nanoseconds for which it was busy as it started, ahead of the call that is to be charged for them.
+    pub ahead: u64,
     room: Room,
 }
 
@@ -96,8 +98,16 @@ impl Blueprint {
     /// A new store. Nothing of the guest has run yet, and nothing of the embedder's.
     fn make(&self, room: Room, bound: &Arc<Bound>) -> Lease {
         let limits = &self.limits;
-        let life =
-            Life { instance: None, world: None, fuel: None, origin: Origin::Fresh, calls: 0, unfinished: 0, room };
+        let life = Life {
+            instance: None,
+            world: None,
+            fuel: None,
+            origin: Origin::Fresh,
+            calls: 0,
+            unfinished: 0,
+            ahead: 0,
+            room,
+        };
         let mut store = Store::new(&self.engine.wasmtime, State::new(limits, Arc::clone(bound), life));
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(limits.transfer);
@@ -276,7 +286,7 @@ impl Lease {
     }
 
     #[inline]
-    fn life_mut(&mut self) -> &mut Life {
+    pub(crate) fn life_mut(&mut self) -> &mut Life {
         &mut self.store.data_mut().life
     }
 

@@ -78,6 +78,10 @@ impl Ticker {
         self.shared.asleep.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.shared.admission
+    }
+
     /// An alarm that is not set yet.
     #[inline]
     pub(crate) fn alarm(&self) -> Alarm<'_> {

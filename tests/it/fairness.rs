@@ -269,6 +269,20 @@ fn guests_that_compute_leave_a_worker_free() {
     });
 }
 
+/// Computes in rounds of `n`, and lets the host have the thread after each.
+const PIECES: &str = r#"(component
+    (import "wait" (func $wait))
+    (core func $wait' (canon lower (func $wait)))
+    (core module $m (import "" "wait" (func $wait))
+        (func (export "run") (param $n i32) (local $left i32)
+            (loop $for-ever
+                (local.set $left (local.get $n))
+                (loop $l (br_if $l (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+                (call $wait)
+                (br $for-ever))))
+    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
+    (func (export "run") (param "n" u32) (canon lift (core func $i "run"))))"#;
+
 /// How often a measurement may be disturbed by what else the machine does, before it counts.
 const ATTEMPTS: u32 = 6;
 
@@ -281,14 +295,19 @@ fn a_flood_of_computing_calls_leaves_others_their_p99() {
         const TICK: Duration = ms(2);
         let host = Host::builder().tick(TICK).build().unwrap();
         let spins = load(host.function("spins").component_wat(runner(SPINS)), long()).await.tenant("flood");
+        let pieces = host.function("pieces").component_wat(PIECES).limits(long().host_calls(u64::MAX));
+        let pieces = pieces.import("", "wait", |_, ()| tokio::task::yield_now()).load().await.unwrap().tenant("flood");
         let computes = load(host.function("computes").component_wat(COMPUTES), long()).await.tenant("benign");
         let rounds = 1_000_000u32;
         let mut speed = Duration::MAX;
         for _ in 0..20 {
             speed = speed.min(computes.call::<()>("run", (rounds,)).await.unwrap().usage.busy);
         }
-        for (work, pause, count) in [(Duration::from_micros(20), ms(1), 300), (ms(10), ms(5), 100)] {
-            let n = (f64::from(rounds) * work.as_secs_f64() / speed.as_secs_f64()) as u32;
+        let rounds_for = |work: Duration| (f64::from(rounds) * work.as_secs_f64() / speed.as_secs_f64()) as u32;
+        let [short, long] = [(Duration::from_micros(20), ms(1), 300), (ms(10), ms(5), 100)];
+        // The second flood never computes for so long that a tick would find it at it.
+        for ((work, pause, count), in_pieces) in [(short, false), (long, false), (short, true), (long, true)] {
+            let n = rounds_for(work);
             let p99 = async || {
                 let computes = computes.clone();
                 let measure = tokio::spawn(async move {
@@ -309,8 +328,10 @@ fn a_flood_of_computing_calls_leaves_others_their_p99() {
                 let solo = p99().await;
                 let flood: Vec<_> = (0..300)
                     .map(|_| {
-                        let spins = spins.clone();
-                        tokio::spawn(async move { spins.call::<()>("run", ()).await })
+                        let (spins, pieces, n) = (spins.clone(), pieces.clone(), rounds_for(TICK * 2 / 5));
+                        tokio::spawn(async move {
+                            if in_pieces { pieces.call("run", (n,)).await } else { spins.call::<()>("run", ()).await }
+                        })
                     })
                     .collect();
                 let beside = p99().await;
