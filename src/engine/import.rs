@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use wasmtime::component::types::{ComponentFunc, Type};
 use wasmtime::component::{LinkerInstance, Val};
 
@@ -71,7 +73,7 @@ impl Closure {
             return linker.func_new_concurrent(&self.function, move |accessor, _, args, results| {
                 let answer = accessor.with(|mut access| begin(&*call, access.get(), args, &signature));
                 let signature = Arc::clone(&signature);
-                Box::pin(async move { end(answer?.await, results, &signature) })
+                Box::pin(async move { end(outside(answer?).await, results, &signature) })
             });
         }
         linker.func_new_async(&self.function, move |mut store, _, args, results| {
@@ -95,6 +97,27 @@ fn begin(call: &Call, state: &mut State, args: &[Val], signature: &Arc<Signature
     state.count_host_call();
     state.in_call()?;
     Ok(call(state.context(), args, signature).map_err(|mismatch| Unfit::new(signature, "arguments", &mismatch))?)
+}
+
+/// Has the runtime poll it, where there is one, as long as the call goes on. What is polled beside a guest of WASI 0.3 is
+/// polled within wasmtime's own loop for its store, where no call of another such guest may begin.
+async fn outside(answer: Answer) -> Result<Option<Val>, Mismatch> {
+    struct Task(JoinHandle<Result<Option<Val>, Mismatch>>);
+    impl Drop for Task {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    let Ok(runtime) = Handle::try_current() else { return answer.await };
+    let mut task = Task(runtime.spawn(answer));
+    match (&mut task.0).await {
+        Ok(answer) => answer,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(payload) => std::panic::resume_unwind(payload),
+            // The runtime is shut down.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 fn end(answer: Result<Option<Val>, Mismatch>, results: &mut [Val], signature: &Signature) -> wasmtime::Result<()> {

@@ -57,10 +57,10 @@ impl Reuse {
         self
     }
 
-    /// Lets up to `calls` calls run in one instance at once: of one tenant, and each of an `async func` of the component
-    /// model, or an http request to a guest of WASI 0.3. While one waits, others go on, with one memory for all of them; and
-    /// what starting a guest costs is paid once. Any other call has its instance to itself: of another export, in a session, of
-    /// a program, and one that a guest makes.
+    /// Lets up to `calls` calls run in one instance at once: of one tenant, made on one runtime (a thread in
+    /// [`block_on`](crate::block_on) has its own), and each of an `async func` of the component model, or an http request to a
+    /// guest of WASI 0.3. While one waits, others go on, with one memory for all of them; and what starting a guest costs is
+    /// paid once. Any other call has its instance to itself: of another export, in a session, and one that a guest makes.
     ///
     /// What it gives up:
     ///

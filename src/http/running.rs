@@ -66,7 +66,9 @@ impl Future for Running {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         self.shared.reader.register(cx.waker());
-        let mut work = self.shared.work.lock();
+        // It may be this very thread that has it: where the end of one call is polled, its instance may go on for another,
+        // of whose request this is the body. Whoever has it tells the reader afterwards.
+        let Some(mut work) = self.shared.work.try_lock() else { return Poll::Pending };
         work.poll(&self.waker);
         match &mut *work {
             Work::Over(ended) => ended.take().map_or(Poll::Pending, Poll::Ready),
@@ -76,9 +78,9 @@ impl Future for Running {
 }
 
 impl Drop for Running {
-    /// The call holds wakers that hold the call.
+    /// The call holds wakers that hold the call. One that is polled at this moment has come to its deadline, and ends.
     fn drop(&mut self) {
-        let work = std::mem::replace(&mut *self.shared.work.lock(), Work::Over(None));
+        let work = self.shared.work.try_lock().map(|mut work| std::mem::replace(&mut *work, Work::Over(None)));
         drop(work);
     }
 }

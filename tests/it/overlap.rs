@@ -2,6 +2,7 @@
 
 use crate::support::{Book, built, host, load};
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use isopod::{
     CallOptions, Context, ErrorKind, Function, FunctionBuilder, Host, Limit, Limits, Reply, Result, Reuse, ms,
 };
@@ -526,9 +527,9 @@ async fn many_calls_come_to_their_end() {
     assert!(function.idle() > 0);
 }
 
-/// Threads without a runtime in common, each of which goes on for the others while it has a call.
+/// What a call waits for belongs to the runtime of whoever went on for it, so that nobody depends on another's.
 #[test]
-fn callers_without_async_share_instances() {
+fn callers_of_other_runtimes_have_instances_of_their_own() {
     let gate = Gate::new();
     let function = gate.guest(&host()).reuse(reuse(2)).limits(long()).load_blocking().unwrap();
     std::thread::scope(|scope| {
@@ -538,10 +539,32 @@ fn callers_without_async_share_instances() {
             Ok(())
         })
         .unwrap();
-        assert_eq!(function.call_blocking::<u32>("bump", ()).unwrap().value, 2);
+        assert_eq!(function.call_blocking::<u32>("bump", ()).unwrap().value, 1);
         gate.open(1);
-        assert_eq!(first.join().unwrap(), 2);
+        assert_eq!(first.join().unwrap(), 1);
     });
+}
+
+/// A host function of one such guest calls another such guest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_function_beside_a_guest_may_call_another() {
+    let (host, gate) = (host(), Gate::new());
+    let other = load(gate.guest(&host).reuse(reuse(2)), long()).await;
+    let called = other.clone();
+    let builder =
+        host.function("first").component_wat(GUEST).import("test:it/host", "tick", |_, (_,): (u32,)| async {});
+    let builder = builder.import("test:it/host", "pass", move |_, (n,): (u32,)| {
+        let other = called.clone();
+        async move {
+            for _ in 1..n {
+                other.call::<u32>("bump", ()).await.unwrap();
+            }
+            other.call::<u32>("bump", ()).await.unwrap().value
+        }
+    });
+    let first = load(builder, long()).await;
+    assert_eq!(first.call::<u32>("wait", (3,)).await.unwrap().value, 1);
+    assert_eq!(bump(&other).await, 4);
 }
 
 #[tokio::test]
@@ -551,7 +574,6 @@ async fn an_overlap_that_overlaps_nothing_is_an_error() {
     let sync = r#"(component (core module $m (func (export "f"))) (core instance $i (instantiate $m))
         (func (export "f") (canon lift (core func $i "f"))))"#;
     let plain = || host.function("plain").component_wat(sync);
-    let command = || host.function("command").component_file(built("command"));
     let old = || host.function("old").component_file(built("http-hello-p2"));
     let limits = |limits: Limits| gate.guest(&host).limits(limits);
     for (builder, reuse, expected) in [
@@ -561,7 +583,6 @@ async fn an_overlap_that_overlaps_nothing_is_an_error() {
         (limits(Limits::default().concurrency(7)), reuse(8), "Limits::concurrency"),
         (limits(Limits::default().fuel(1_000_000)), reuse(8), "Limits::fuel"),
         (plain(), reuse(8), "none can overlap"),
-        (command(), reuse(8), "none can overlap"),
         (old(), reuse(8), "none can overlap"),
     ] {
         let error = builder.reuse(reuse).load().await.unwrap_err();
@@ -675,4 +696,49 @@ async fn a_trap_ends_the_responses_of_others() {
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
     let next = hello.http(get("/hello")).await.unwrap().into_body().bytes().await.unwrap();
     assert!(next.usage.cold);
+}
+
+/// Of calls whose responses nobody has read yet, the guest is done with, and their tasks' numbers are used again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_waits_for_its_reader_answers_for_no_other_call() {
+    let hello = hello(8).await;
+    let get = || hello.http(get("/nothing"));
+    let alone = get().await.unwrap().into_body().bytes().await.unwrap().usage.host_calls;
+    assert!(alone > 0);
+    // The first of these end in the guest as the others are gone on with, and their numbers are free.
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(get().await.unwrap());
+    }
+    let reply = get().await.unwrap().into_body().bytes().await.unwrap();
+    assert_eq!((reply.usage.host_calls, reply.usage.cold), (alone, false));
+    for response in held {
+        assert_eq!(response.into_body().bytes().await.unwrap().usage.host_calls, alone);
+    }
+}
+
+/// One call's response is another's request, in the same instance: where the end of the one is polled, the instance goes on
+/// for the other, which asks for more of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_response_can_be_the_request_of_another_call() {
+    let book = Book::default();
+    let host = Host::builder().meter(book.clone()).build().unwrap();
+    let builder = host.function("hello").component_file(built("http-hello-p3")).reuse(reuse(8));
+    let hello = load(builder, long()).await;
+    // It says that there is more, and then nothing.
+    let silent = http_body_util::StreamBody::new(futures_util::stream::pending::<Result<http_body::Frame<Bytes>>>());
+    let first = hello.deadline(ms(200)).http(http::Request::post("/echo").body(silent).unwrap()).await.unwrap();
+    let second = hello.http(http::Request::post("/echo").body(first.into_body()).unwrap()).await.unwrap();
+    let mut second = second.into_body();
+    // Long enough for the guest to ask for the request's body.
+    assert!(tokio::time::timeout(ms(50), second.frame()).await.is_err());
+    let (mut ended, started) = (Vec::new(), Instant::now());
+    while ended.is_empty() {
+        assert!(started.elapsed() < ms(20_000), "the first never ends");
+        tokio::task::yield_now().await;
+        ended = book.take();
+    }
+    assert_eq!(ended[0].1, Some(ErrorKind::TimedOut));
+    let second = tokio::time::timeout(ms(20_000), second.bytes()).await.expect("it goes on");
+    second.unwrap_err();
 }

@@ -44,10 +44,15 @@ impl Crowd {
         self.guests.push(Guest { call_id, deadline, tally, tree: None, task: None });
     }
 
-    /// That task of the guest is the call's.
+    /// That task of the guest is the call's. If it was another's, that one's guest has ended, though the call has not: it
+    /// waits for its response to be read, and the number of its task is used again.
     pub(crate) fn begin(&mut self, call_id: u64, task: GuestTaskId) {
-        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.call_id == call_id) {
-            guest.task = Some(task);
+        for guest in &mut self.guests {
+            if guest.call_id == call_id {
+                guest.task = Some(task);
+            } else if guest.task == Some(task) {
+                guest.task = None;
+            }
         }
     }
 

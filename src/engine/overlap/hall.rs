@@ -20,6 +20,8 @@ pub(crate) struct Hall {
     lobby: Mutex<Lobby>,
     /// Whether there is something to do in the instance.
     woken: AtomicBool,
+    /// Whether somebody is at it.
+    driven: AtomicBool,
     /// The call that the guest works for at this moment; 0 if nobody knows.
     pub(super) running: AtomicU64,
     /// The call that went beyond a limit; 0 for none.
@@ -73,6 +75,7 @@ impl Hall {
         Hall {
             lobby: Mutex::new(Lobby { desk, inbox: Vec::new(), members: Vec::new() }),
             woken: AtomicBool::new(true),
+            driven: AtomicBool::new(false),
             running: AtomicU64::new(0),
             blamed: AtomicU64::new(0),
             peak: AtomicU64::new(0),
@@ -172,7 +175,13 @@ impl Hall {
 
     /// What there was to do is about to be done.
     pub(super) fn begin(&self) {
+        self.driven.store(true, Ordering::SeqCst);
         self.woken.store(false, Ordering::SeqCst);
+    }
+
+    /// It was done. Whoever finds it [woken](Hall::is_woken) after this is to wake all: who did so meanwhile left it to him.
+    pub(super) fn end(&self) {
+        self.driven.store(false, Ordering::SeqCst);
     }
 
     /// The guest computed for so long, for that call, and would go on.
@@ -210,12 +219,13 @@ impl Hall {
 
     /// What the guest said and was refused since somebody last asked; the bytes kept, and those dropped.
     pub(super) fn take_aside(&self) -> (Option<Box<Aside>>, u64, u64) {
-        let says = self.says.lock();
-        if let (None, None) = &*says {
+        // Taking tells the embedder's sinks, which is not for under the lock.
+        let (capture, denials) = self.says.lock().clone();
+        if capture.is_none() && denials.is_none() {
             return (None, 0, 0);
         }
-        let (output, kept, dropped) = says.0.as_ref().map(Capture::take).unwrap_or_default();
-        let denials = says.1.as_ref().map(Denials::take).unwrap_or_default();
+        let (output, kept, dropped) = capture.as_ref().map(Capture::take).unwrap_or_default();
+        let denials = denials.as_ref().map(Denials::take).unwrap_or_default();
         (Some(Box::new(Aside { output, denials })), kept, dropped)
     }
 }
@@ -236,6 +246,8 @@ impl Wake for Hall {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::SeqCst);
-        self.wake_all();
+        if !self.driven.load(Ordering::SeqCst) {
+            self.wake_all();
+        }
     }
 }

@@ -40,6 +40,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use wasmtime::component::{Accessor, ComponentNamedList, Func, Instance, Lift, Lower, TypedFunc, Val};
 
 /// The instances of one function in which several calls run.
@@ -49,29 +50,33 @@ pub(crate) struct Overlapping {
     /// Calls that one instance may serve.
     most: u32,
     /// Those in which calls run now.
-    by_tenant: Mutex<HashMap<Option<Arc<str>>, List>>,
+    by_owner: Mutex<HashMap<Owner, List>>,
 }
 
-/// Of one tenant; it may be empty, or name some that are gone.
+/// Who shares: calls of one tenant, on one runtime. What a call waits for, such as a timer, belongs to the runtime of
+/// whoever went on for it, and would be gone with it.
+type Owner = (Option<Arc<str>>, Option<tokio::runtime::Id>);
+
+/// Of one owner; it may be empty, or name some that are gone.
 type List = Vec<Weak<Shared>>;
 
 impl Overlapping {
     pub(super) fn new(calls: u32, most: u32) -> Overlapping {
-        Overlapping { calls, most, by_tenant: Mutex::default() }
+        Overlapping { calls, most, by_owner: Mutex::default() }
     }
 
     /// Has the call run in an instance of its tenant's, in a new one if there is none with room. Says whether it was
     /// started for this call.
     fn enter(&self, pool: &Arc<Pool>, share: Share<'_>, mut ticket: Ticket) -> (Arc<Shared>, bool) {
-        let tenant = share.tenant.cloned();
+        let owner = (share.tenant.cloned(), Handle::try_current().ok().map(|runtime| runtime.id()));
         // Dropping what may be the last handle to one is not for under the lock.
         let mut seen = Vec::new();
         let shared = {
-            let mut all = self.by_tenant.lock();
-            if all.len() == all.capacity() && !all.contains_key(&tenant) {
+            let mut all = self.by_owner.lock();
+            if all.len() == all.capacity() && !all.contains_key(&owner) {
                 all.retain(|_, list| list.iter().any(|shared| shared.strong_count() > 0));
             }
-            let list = all.entry(tenant).or_default();
+            let list = all.entry(owner).or_default();
             list.retain(|shared| shared.strong_count() > 0);
             for shared in list.iter().filter_map(Weak::upgrade) {
                 match shared.hall.enter(ticket) {
@@ -177,6 +182,7 @@ impl Shared {
         };
         let gone = over.as_ref().and_then(|_| work.going.take());
         drop(work);
+        self.hall.end();
         // What a host function was in the middle of is dropped here, and may panic as well.
         guarded("the destructor of a host function that was given up", || drop(gone));
         let (entered, clean) = self.hall.books();
@@ -188,6 +194,8 @@ impl Shared {
         if let Some(over) = over {
             self.hall.spoil();
             let _ = self.over.set(over);
+            // Calls that did not begin, with what the embedder gave them.
+            guarded("the destructor of a call that never began", || drop(self.hall.tickets()));
         }
         if is_over || self.hall.is_woken() {
             self.hall.wake_all();
