@@ -184,7 +184,8 @@ pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &
             Ok(lease.prepare(&pool.blueprint)?)
         }));
         let (busy, alarm, counts) = (limits.busy, ticker.alarm(), limits.fuel.is_some());
-        let turn = Some(ticker.admission().turn(None, started));
+        // Where nothing of the guest's own runs, this is no longer than the making of an instance.
+        let turn = pool.blueprint.starts.then(|| ticker.admission().turn(None, started));
         Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false, done: false }.await
     };
     let state = lease.store.data();
@@ -192,7 +193,9 @@ pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &
     if state.was_too_early() {
         return Err(trap::explain(&TooEarly::somewhere().into(), state, limits));
     }
-    lease.life_mut().ahead = watch.busy_nanos();
+    if pool.blueprint.starts {
+        lease.life_mut().ahead = watch.busy_nanos();
+    }
     Ok(Some(lease))
 }
 

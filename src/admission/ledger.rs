@@ -23,12 +23,15 @@ pub(super) struct Ledger<A> {
     now: u64,
     accounts: Slab<Account<A>>,
     names: HashMap<Arc<str>, usize>,
+    opened: u64,
     /// Where the sweep stands.
     hand: usize,
 }
 
 pub(super) struct Account<A> {
     name: Option<Arc<str>>,
+    /// No other account has had it, unlike its number.
+    pub serial: u64,
     spent: u64,
     /// Who refers to it by its number. It stays until there is nobody.
     pub users: u32,
@@ -39,9 +42,9 @@ impl<A: Default> Ledger<A> {
     pub(super) fn new() -> Ledger<A> {
         let mut accounts = Slab::new();
         // The first key of a slab is 0.
-        let nobody = accounts.insert(Account { name: None, spent: 0, users: 1, own: A::default() });
+        let nobody = accounts.insert(Account { name: None, serial: 0, spent: 0, users: 1, own: A::default() });
         debug_assert_eq!(nobody, NOBODY);
-        Ledger { now: 0, accounts, names: HashMap::new(), hand: 0 }
+        Ledger { now: 0, accounts, names: HashMap::new(), opened: 0, hand: 0 }
     }
 
     /// The number of that tenant's account, which it keeps as long as it has users.
@@ -55,7 +58,9 @@ impl<A: Default> Ledger<A> {
             return *id;
         }
         self.sweep();
-        let account = Account { name: Some(Arc::clone(name)), spent: self.now, users: 0, own: A::default() };
+        self.opened += 1;
+        let (own, serial) = (A::default(), self.opened);
+        let account = Account { name: Some(Arc::clone(name)), serial, spent: self.now, users: 0, own };
         let id = self.accounts.insert(account);
         self.names.insert(Arc::clone(name), id);
         id

@@ -81,7 +81,9 @@ impl Admission {
         let mut told = Vec::new();
         let mut seats = self.seats.lock();
         let decision = decide(&mut seats, &mut told);
-        self.crowded.store(seats.crowded(), Ordering::Relaxed);
+        if self.crowded.load(Ordering::Relaxed) != seats.crowded() {
+            self.crowded.store(seats.crowded(), Ordering::Relaxed);
+        }
         if !told.is_empty() {
             let wakers: Vec<_> = told.iter().filter_map(|place| seats.waker(*place).take()).collect();
             drop(seats);

@@ -34,9 +34,9 @@ pub(super) struct Seats {
     tick: u64,
     /// When somebody last entered or left.
     now: u64,
-    /// The tenant that entered last, and since when no other has.
-    last: usize,
-    alone_since: u64,
+    /// The tenant that entered last, and until when others are about.
+    last: Option<u64>,
+    company: u64,
     /// Until when some tenant [crowds](Seats::crowds), if it uses nothing more.
     crowded: u64,
 }
@@ -154,8 +154,8 @@ impl Seats {
             waiting: 0,
             tick,
             now: 0,
-            last: NOBODY,
-            alone_since: 0,
+            last: None,
+            company: 0,
             crowded: 0,
         }
     }
@@ -194,8 +194,10 @@ impl Seats {
         let tenant = self.tenants.open(tenant);
         // Clocks of two cores can differ by a little.
         self.now = self.now.max(now);
-        if tenant != self.last {
-            (self.last, self.alone_since) = (tenant, self.now);
+        let serial = self.tenants.get(tenant).serial;
+        // Where there is one tenant with a name there will be others.
+        if self.last != Some(serial) && (self.last.replace(serial).is_some() || tenant != NOBODY) {
+            self.company = self.now + COMPANY;
         }
         let it = &self.lines[line];
         if it.free == 0 {
@@ -277,7 +279,7 @@ impl Seats {
         let own = &mut self.tenants.get_mut(tenant).own;
         // What is remembered is enough to tell the next ones.
         own.until = own.until.max(self.now).saturating_add(busy).min(self.now + 2 * self.tick);
-        if self.now - self.alone_since < COMPANY {
+        if self.now < self.company {
             self.crowded = self.crowded.max(own.until - self.tick.min(own.until));
         }
     }
@@ -286,7 +288,7 @@ impl Seats {
     /// begin or to go on, however little it computes at a time.
     pub(super) fn crowds(&self, tenant: Option<&Arc<str>>, now: u64) -> bool {
         let until = self.tenants.find(tenant).map_or(0, |tenant| self.tenants.get(tenant).own.until);
-        until > now + self.tick && now.saturating_sub(self.alone_since) < COMPANY
+        until > now + self.tick && now < self.company
     }
 
     /// After this, nobody crowds who uses nothing more.
