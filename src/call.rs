@@ -142,8 +142,10 @@ async fn run_in<L: Held, R>(
     }
     let share = Share { tenant: options.tenant.as_ref(), deadline, within, invocation };
     let lease = call.lease.insert(L::take(&function.pool, share));
-    let ahead = lease.alone().map_or(0, |lease| std::mem::take(&mut lease.life_mut().ahead));
-    if ahead > 0 {
+    if blueprint.starts
+        && let Some(lease) = lease.alone()
+    {
+        let ahead = std::mem::take(&mut lease.life_mut().ahead);
         watch.charge(ahead);
         turn.iter_mut().for_each(|turn| turn.owe(ahead));
     }

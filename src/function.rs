@@ -456,8 +456,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// any type that serde can write; a WIT `result` is serde's own `Result`. `interface` is `ns:pkg/interface`, with
     /// its version or without, and empty for a function that is imported by itself.
     ///
-    /// It runs as part of the call, under its limits and its deadline, and ends with it; what serves an `async func` goes on
-    /// as a task of the caller's runtime, beside the guest. A panic in it ends the call as
+    /// It runs as part of the call, under its limits and its deadline, and ends with it. What serves an `async func` goes on
+    /// beside the guest, as a task of the caller's runtime, and is not in the call's busy time. A panic in it ends the call as
     /// [`ErrorKind::HostPanic`], and values that do not fit the import's types as [`ErrorKind::Misuse`]. An interface
     /// with resources needs [`world!`](crate::world).
     ///

@@ -258,7 +258,13 @@ impl Seats {
     pub(super) fn leave(&mut self, seat: Seat, busy: u64, now: u64, told: &mut Vec<usize>) {
         self.now = self.now.max(now);
         // The whole pieces are booked.
-        let rest = if seat.inner { 0 } else { busy % piece(self.tick) };
+        let piece = piece(self.tick);
+        let rest = match busy {
+            _ if seat.inner => 0,
+            // Most calls; dividing takes as long as all else here.
+            busy if busy < piece => busy,
+            busy => busy % piece,
+        };
         self.use_up(seat.tenant, rest);
         let line = &mut self.lines[seat.line];
         line.cost = (line.cost - line.cost / 8 + busy / 8).max(LEAST);
