@@ -6,8 +6,10 @@ use http_body_util::BodyExt;
 use isopod::{
     CallOptions, Context, ErrorKind, Function, FunctionBuilder, Host, Limit, Limits, Reply, Result, Reuse, ms,
 };
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -749,4 +751,50 @@ async fn a_response_can_be_the_request_of_another_call() {
     assert_eq!(ended[0].1, Some(ErrorKind::TimedOut));
     let second = tokio::time::timeout(ms(20_000), second.bytes()).await.expect("it goes on");
     second.unwrap_err();
+}
+
+/// A request's body that does something as it is first asked for, and panics as it is dropped.
+struct Rude(Option<Box<dyn FnOnce() + Send>>);
+
+impl http_body::Body for Rude {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Option<FrameOf>> {
+        if let Some(act) = self.0.take() {
+            act();
+        }
+        Poll::Pending
+    }
+}
+
+type FrameOf = std::result::Result<http_body::Frame<Bytes>, std::io::Error>;
+
+impl Drop for Rude {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a body that is dropped");
+    }
+}
+
+/// One call breaks the instance while another stands at its door: that one's body is dropped there, and may panic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_call_that_never_began_brought_along_hurts_nobody() {
+    let hello = hello(8).await;
+    let post = |body| http::Request::post("/echo").body(body).unwrap();
+    let second = Arc::new(std::sync::Mutex::new(None));
+    let (door, other) = (Arc::clone(&second), hello.clone());
+    let body = Rude(Some(Box::new(move || {
+        // It comes in as the guest runs for the first, which has the thread until after it has panicked.
+        let mut call = Box::pin(async move { other.http(post(Rude(None))).await.map(drop) });
+        assert!(call.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())).is_pending());
+        *door.lock().unwrap() = Some(call);
+        panic!("a body that is read");
+    })));
+    let error = hello.http(post(body)).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HostPanic, "{error:?}");
+    assert!(error.to_string().contains("a body that is read"), "{error}");
+    let second = second.lock().unwrap().take().unwrap();
+    assert_eq!(second.await.unwrap_err().kind(), ErrorKind::Cancelled);
+    let next = hello.http(get("/hello")).await.unwrap().into_body().bytes().await.unwrap();
+    assert_eq!((next.value.len(), next.usage.cold), (20, true));
 }
