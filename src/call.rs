@@ -428,6 +428,8 @@ trait Held {
     fn state(&self) -> Option<&State>;
     /// Busy time after which whoever polls the call ends it.
     fn busy(limits: &Resolved) -> Duration;
+    /// Nanoseconds that are the call's and nobody has charged it for.
+    fn ahead(&self) -> u64;
     /// Fills in what the call used, but for its time; gives what was said meanwhile.
     fn tell(&mut self, usage: &mut Usage) -> Option<Box<Aside>>;
     fn call_id(&mut self) -> u64;
@@ -453,6 +455,11 @@ impl Held for Lease {
     #[inline]
     fn busy(limits: &Resolved) -> Duration {
         limits.busy
+    }
+
+    #[inline]
+    fn ahead(&self) -> u64 {
+        0
     }
 
     #[inline]
@@ -494,6 +501,10 @@ impl Held for Place {
     /// Its task computes for all calls in the instance, which looks itself for how long each was busy.
     fn busy(_: &Resolved) -> Duration {
         Duration::MAX
+    }
+
+    fn ahead(&self) -> u64 {
+        Place::ahead(self)
     }
 
     fn tell(&mut self, usage: &mut Usage) -> Option<Box<Aside>> {
@@ -541,6 +552,9 @@ impl<L: Held> Ending<'_, L> {
     /// Draws up the receipt and tells whoever wants to know. Once per call.
     fn receipt(&mut self, error: Option<ErrorKind>) -> Option<Box<Aside>> {
         self.told = true;
+        if let Some(lease) = &self.lease {
+            self.watch.charge(lease.ahead());
+        }
         if let Some(seat) = &mut self.seat {
             seat.charge(self.watch.busy_nanos(), self.watch.last());
         }

@@ -109,9 +109,12 @@ impl Gate {
     }
 
     fn guest(&self, host: &Host) -> FunctionBuilder {
+        self.give(host.function("guest").component_wat(GUEST))
+    }
+
+    fn give(&self, builder: FunctionBuilder) -> FunctionBuilder {
         let (gate, ticking) = (self.clone(), self.clone());
-        host.function("guest")
-            .component_wat(GUEST)
+        builder
             .import("test:it/host", "pass", move |_: Context, (n,): (u32,)| {
                 let gate = gate.clone();
                 async move {
@@ -275,6 +278,26 @@ async fn the_first_call_takes_from_the_stock() {
     };
     tokio::time::timeout(Duration::from_secs(60), stocked).await.expect("the one that was used, and a new one");
     assert_eq!(bump(&function).await, 2, "in the one that was used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_call_is_charged_for_a_start_ahead_of_it() {
+    // Some hundred milliseconds.
+    let start = "(func $s (local $i i32) (loop $l
+        (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if $l (i32.lt_u (local.get $i) (i32.const 200000000)))))
+        (start $s) (global $n";
+    let text = GUEST.replacen("(global $n", start, 1);
+    let function =
+        load(Gate::new().give(host().function("slow").component_wat(text)).reuse(reuse(2)).prewarm(1), long());
+    let function = function.await;
+    let [first, second] = [function.call::<u32>("bump", ()).await.unwrap(), function.call("bump", ()).await.unwrap()];
+    assert_eq!((first.value, first.usage.cold, second.value), (1, false, 2));
+    assert!(
+        first.usage.busy > first.usage.wall && second.usage.busy <= second.usage.wall,
+        "{} {}",
+        first.usage,
+        second.usage
+    );
 }
 
 /// Says `said` twice.

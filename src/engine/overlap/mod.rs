@@ -65,9 +65,8 @@ impl Overlapping {
         Overlapping { calls, most, by_owner: Mutex::default() }
     }
 
-    /// Has the call run in an instance of its tenant's, in a new one if there is none with room. Says whether it was
-    /// started for this call.
-    fn enter(&self, pool: &Arc<Pool>, share: Share<'_>, mut ticket: Ticket) -> (Arc<Shared>, bool) {
+    /// Has the call run in an instance of its tenant's, in a new one if there is none with room.
+    fn enter(&self, pool: &Arc<Pool>, share: Share<'_>, mut ticket: Ticket) -> Entered {
         let owner = (share.tenant.cloned(), Handle::try_current().ok().map(|runtime| runtime.id()));
         // Dropping what may be the last handle to one is not for under the lock.
         let mut seen = Vec::new();
@@ -80,7 +79,7 @@ impl Overlapping {
             list.retain(|shared| shared.strong_count() > 0);
             for shared in list.iter().filter_map(Weak::upgrade) {
                 match shared.hall.enter(ticket) {
-                    Ok(()) => return (shared, false),
+                    Ok(()) => return Entered { shared, cold: false, ahead: 0 },
                     Err(back) => ticket = back,
                 }
                 seen.push(shared);
@@ -89,14 +88,24 @@ impl Overlapping {
             list.push(Arc::downgrade(&shared));
             shared
         };
-        let lease = pool.lease(share);
+        let mut lease = pool.lease(share);
         let cold = lease.life().origin == Origin::Fresh;
+        let ahead = std::mem::take(&mut lease.life_mut().ahead);
         if let Some(claim) = Claim::if_low(pool) {
             pool.slots.want(claim);
         }
         shared.open(lease, self, pool);
-        (shared, cold)
+        Entered { shared, cold, ahead }
     }
+}
+
+/// Where a call runs.
+struct Entered {
+    shared: Arc<Shared>,
+    /// Whether it was started for this call.
+    cold: bool,
+    /// Nanoseconds for which it was busy as it started, ahead of this call.
+    ahead: u64,
 }
 
 /// One instance in which several calls run.
@@ -404,6 +413,7 @@ pub(crate) struct Place {
     flow: Option<Arc<Flow>>,
     shared: Option<Arc<Shared>>,
     cold: bool,
+    ahead: u64,
     ended: bool,
 }
 
@@ -418,12 +428,18 @@ impl Place {
             flow: None,
             shared: None,
             cold: false,
+            ahead: 0,
             ended: false,
         }
     }
 
     pub(crate) fn call_id(&self) -> u64 {
         self.call_id
+    }
+
+    /// Nanoseconds for which the instance was busy as it started, if this call took it from the stock.
+    pub(crate) fn ahead(&self) -> u64 {
+        self.ahead
     }
 
     /// Counts bytes of the arguments and of the result.
@@ -460,8 +476,8 @@ impl Place {
             return Err(Error::new(ErrorKind::Internal, "its calls share no instance; please report this").into());
         };
         let share = Share { tenant: self.tenant.as_ref(), deadline: self.deadline, within: None, invocation: None };
-        let (shared, cold) = overlapping.enter(&self.pool, share, ticket);
-        self.cold = cold;
+        let Entered { shared, cold, ahead } = overlapping.enter(&self.pool, share, ticket);
+        (self.cold, self.ahead) = (cold, ahead);
         let shared = &**self.shared.insert(shared);
         let ended = Going { shared, pool: &self.pool, call_id: self.call_id, result: &result }.await;
         self.ended = true;
