@@ -73,7 +73,8 @@ impl Reuse {
     ///   instance is dropped when the last has ended. If it computes, and does not wait again before the next tick, those others
     ///   end as `Cancelled`. When the last caller is gone, nothing of the guest runs.
     /// * **One that computes holds up the others**, and so does a host function that is no `async func` while it waits. Each of
-    ///   them still ends at its own deadline.
+    ///   them still ends at its own deadline. Whatever the guest waits for wakes all of them: dozens of calls in an instance
+    ///   are a good number, thousands are not.
     ///
     /// Of the [`Limits`](crate::Limits) these are each call's own: deadline, input, output, transfer, random bytes,
     /// host calls, depth and calls; and busy time, as far as it is of stretches longer than a tick: of shorter ones,

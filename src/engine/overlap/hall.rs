@@ -9,6 +9,7 @@ use crate::foreign::guarded;
 use crate::future::BoxFuture;
 use crate::usage::Aside;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
@@ -34,7 +35,8 @@ struct Lobby {
     desk: Desk,
     /// Calls that have not begun.
     inbox: Vec<Ticket>,
-    members: Vec<Member>,
+    /// Calls that have not ended in the guest, by their numbers.
+    members: HashMap<u64, Member>,
 }
 
 /// A call that is to begin.
@@ -45,9 +47,7 @@ pub(super) struct Ticket {
     pub job: Job,
 }
 
-/// A call that has not ended in the guest.
 struct Member {
-    call_id: u64,
     tally: Arc<Tally>,
     waker: Option<Waker>,
 }
@@ -73,7 +73,7 @@ pub(super) struct Computes {
 impl Hall {
     pub(super) fn new(desk: Desk) -> Hall {
         Hall {
-            lobby: Mutex::new(Lobby { desk, inbox: Vec::new(), members: Vec::new() }),
+            lobby: Mutex::new(Lobby { desk, inbox: Vec::new(), members: HashMap::new() }),
             woken: AtomicBool::new(true),
             driven: AtomicBool::new(false),
             running: AtomicU64::new(0),
@@ -89,7 +89,7 @@ impl Hall {
         if !lobby.desk.enter() {
             return Err(ticket);
         }
-        lobby.members.push(Member { call_id: ticket.call_id, tally: Arc::clone(&ticket.tally), waker: None });
+        lobby.members.insert(ticket.call_id, Member { tally: Arc::clone(&ticket.tally), waker: None });
         lobby.inbox.push(ticket);
         self.woken.store(true, Ordering::SeqCst);
         Ok(())
@@ -110,7 +110,7 @@ impl Hall {
         let waker = {
             let mut lobby = self.lobby.lock();
             lobby.desk.leave(well);
-            lobby.remove(call_id)
+            lobby.members.remove(&call_id).and_then(|member| member.waker)
         };
         if let Some(waker) = waker {
             guarded("a waker", || waker.wake());
@@ -124,18 +124,16 @@ impl Hall {
             match lobby.inbox.iter().position(|ticket| ticket.call_id == call_id) {
                 Some(at) => {
                     lobby.desk.withdraw();
-                    (Some(lobby.inbox.swap_remove(at)), lobby.remove(call_id))
+                    let member = lobby.members.remove(&call_id);
+                    (Some(lobby.inbox.swap_remove(at)), member.and_then(|member| member.waker))
                 }
                 None => {
                     lobby.desk.spoil();
-                    let member = lobby.members.iter_mut().find(|member| member.call_id == call_id);
-                    (
-                        None,
-                        member.and_then(|member| {
-                            member.tally.given_up.store(true, Ordering::Relaxed);
-                            member.waker.take()
-                        }),
-                    )
+                    let waker = lobby.members.get_mut(&call_id).and_then(|member| {
+                        member.tally.given_up.store(true, Ordering::Relaxed);
+                        member.waker.take()
+                    });
+                    (None, waker)
                 }
             }
         };
@@ -151,8 +149,7 @@ impl Hall {
     pub(super) fn register(&self, call_id: u64, waker: &Waker) {
         let waker = waker.clone();
         let mut lobby = self.lobby.lock();
-        let member = lobby.members.iter_mut().find(|member| member.call_id == call_id);
-        let old = match member {
+        let old = match lobby.members.get_mut(&call_id) {
             Some(member) => member.waker.replace(waker),
             None => Some(waker),
         };
@@ -164,7 +161,7 @@ impl Hall {
 
     pub(super) fn wake_all(&self) {
         let wakers: Vec<Waker> =
-            self.lobby.lock().members.iter_mut().filter_map(|member| member.waker.take()).collect();
+            self.lobby.lock().members.values_mut().filter_map(|member| member.waker.take()).collect();
         wakers.into_iter().for_each(|waker| guarded("a waker", || waker.wake()));
     }
 
@@ -187,7 +184,7 @@ impl Hall {
     /// The guest computed for so long, for that call, and would go on.
     pub(super) fn computed(&self, call_id: u64, nanos: u64) -> Option<Computes> {
         let lobby = self.lobby.lock();
-        let tally = &lobby.members.iter().find(|member| member.call_id == call_id)?.tally;
+        let tally = &lobby.members.get(&call_id)?.tally;
         let busy = tally.busy.fetch_add(nanos, Ordering::Relaxed) + nanos;
         Some(Computes { busy, given_up: tally.given_up.load(Ordering::Relaxed) })
     }
@@ -227,13 +224,6 @@ impl Hall {
         let (output, kept, dropped) = capture.as_ref().map(Capture::take).unwrap_or_default();
         let denials = denials.as_ref().map(Denials::take).unwrap_or_default();
         (Some(Box::new(Aside { output, denials })), kept, dropped)
-    }
-}
-
-impl Lobby {
-    fn remove(&mut self, call_id: u64) -> Option<Waker> {
-        let at = self.members.iter().position(|member| member.call_id == call_id)?;
-        self.members.swap_remove(at).waker
     }
 }
 
