@@ -419,7 +419,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// Keeps up to this many instances ready that are started and were never used, so that a call is answered as fast as by
     /// a used one. Those that calls take are replaced by a thread of the host, and by callers in
     /// [`block_on`](crate::block_on), which start new ones for about a millisecond when they have their answer; a call that
-    /// finds none starts its own. The number in stock falls while nobody calls, rises again with calls that found none, and
+    /// finds none starts its own. Where they find none as often as one is made, the thread makes but a few each 10 ms, and leaves
+    /// them the processor. The number in stock falls while nobody calls, rises again with calls that found none, and
     /// instances give way where other calls need their slots. Each holds the guest's memory.
     ///
     /// While such an instance starts there is no call, and no tenant: of the imports only clocks, randomness, the

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// How often instances that wait are looked at, and how long nothing is started for a stock that could not be filled.
 const ROUND: Duration = Duration::from_secs(1);
+/// How long nothing is started for a stock that calls empty sooner than it can be filled.
+const BREATH: Duration = Duration::from_millis(10);
 /// How long a thread that has its answer starts instances before it goes on.
 const SHORT: Duration = Duration::from_millis(1);
 /// Instances that are started before others get the thread.
@@ -72,13 +74,18 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
         slots.drop_used();
         while let Some(claim) = slots.wanted() {
             filling.push(async move {
-                let full = match ticker.upgrade() {
-                    Some(ticker) => fill(claim.pool(), clock, &ticker).await,
-                    None => true,
-                };
-                if !full {
-                    // While the claim is held nobody asks again: what fails, or finds no slot, is not tried at each call.
-                    tokio::time::sleep(ROUND).await;
+                // While the claim is held nobody asks again: what fails, or finds no slot, is not tried at each call.
+                loop {
+                    let Some(ticker) = ticker.upgrade() else { return };
+                    let filled = fill(claim.pool(), clock, &ticker, true).await;
+                    drop(ticker);
+                    match filled {
+                        // Others took theirs meanwhile, and asked for nothing.
+                        Filled::Full if claim.is_low() => {}
+                        Filled::Full => return,
+                        Filled::Outrun => tokio::time::sleep(BREATH).await,
+                        Filled::Short => return tokio::time::sleep(ROUND).await,
+                    }
                 }
             });
         }
@@ -96,16 +103,26 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
     slots.drop_used();
 }
 
-/// Starts as many instances as the stock is short of; says whether it is full then.
-async fn fill(pool: &Pool, clock: &Clock, ticker: &Ticker) -> bool {
-    start_missing(pool, clock, ticker).await.unwrap_or_else(|error| {
+/// What became of filling a stock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Filled {
+    Full,
+    /// Calls take them sooner than they can be made.
+    Outrun,
+    /// It failed, or others need the slots more.
+    Short,
+}
+
+/// Starts as many instances as the stock is short of. One that `yields` stops where calls outrun it.
+async fn fill(pool: &Pool, clock: &Clock, ticker: &Ticker, yields: bool) -> Filled {
+    start_missing(pool, clock, ticker, yields).await.unwrap_or_else(|error| {
         let function = &*pool.blueprint.bound.function;
         tracing::warn!(function, %error, "an instance could not be started ahead; none is for a while");
-        false
+        Filled::Short
     })
 }
 
-async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -> Result<bool> {
+async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker, yields: bool) -> Result<Filled> {
     let missing = pool.stock.as_ref().map_or(0, |stock| stock.missing(clock.now()));
     for started in 1..=missing {
         let lease = match pool.has_place() {
@@ -114,9 +131,12 @@ async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -> Result<bo
         };
         // Others need the slots more, or have the stacks.
         if !lease.is_some_and(|lease| pool.put(lease)) {
-            return Ok(false);
+            return Ok(Filled::Short);
         }
         if started % BATCH == 0 {
+            if yields && pool.stock.as_ref().is_some_and(|stock| stock.is_outrun(started)) {
+                return Ok(Filled::Outrun);
+            }
             // As many as were started: others leave theirs here meanwhile.
             for _ in 0..BATCH {
                 pool.slots.drop_one();
@@ -124,13 +144,13 @@ async fn start_missing(pool: &Pool, clock: &Clock, ticker: &Ticker) -> Result<bo
             tokio::task::yield_now().await;
         }
     }
-    Ok(true)
+    Ok(Filled::Full)
 }
 
 /// Fills the stock of a function that was just loaded, for no longer than one call may take; the refiller does the rest.
 pub(crate) async fn stock_up(pool: &Arc<Pool>, host: &host::Inner) -> Result<()> {
     let instant = host.clock.now().plus(pool.blueprint.limits.deadline);
-    let filled = pin!(start_missing(pool, &host.clock, &host.ticker));
+    let filled = pin!(start_missing(pool, &host.clock, &host.ticker, false));
     match (Until { alarm: host.ticker.alarm(), instant, future: filled }.await) {
         Some(filled) => filled.map(drop),
         None => {
@@ -152,10 +172,10 @@ pub(crate) fn fill_later(claim: Claim, host: &Arc<host::Inner>) {
             let instant = host.clock.now().plus(SHORT);
             while host.clock.now() < instant && host.slots.drop_one() {}
             let filled = {
-                let future = pin!(fill(claim.pool(), &host.clock, &host.ticker));
+                let future = pin!(fill(claim.pool(), &host.clock, &host.ticker, false));
                 Until { alarm: host.ticker.alarm(), instant, future }.await
             };
-            if filled != Some(true) {
+            if filled != Some(Filled::Full) {
                 host.slots.want(claim);
             }
         })
@@ -170,5 +190,5 @@ pub(crate) async fn fill_now(pool: &Arc<Pool>, host: &host::Inner) {
     host.slots.drop_used();
     // So that the refiller is not told meanwhile; where it was told before, both do what they can.
     let _claim = Claim::on(pool);
-    fill(pool, &host.clock, &host.ticker).await;
+    fill(pool, &host.clock, &host.ticker, false).await;
 }

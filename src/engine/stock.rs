@@ -42,6 +42,11 @@ impl Claim {
     pub(crate) fn pool(&self) -> &Pool {
         &self.0
     }
+
+    /// Whether less than half is there.
+    pub(crate) fn is_low(&self) -> bool {
+        self.0.stock.as_ref().is_some_and(Stock::is_low)
+    }
 }
 
 impl Drop for Claim {
@@ -103,6 +108,12 @@ impl Stock {
         let level = grown(level, missed, self.ready.capacity() as u32);
         self.level.store(level, Ordering::Relaxed);
         (level as usize).saturating_sub(len)
+    }
+
+    /// Whether as many calls found none as were made meanwhile: then it stays empty, and whoever fills it only takes the
+    /// processor's time and caches from those calls, which make their own as quickly.
+    pub(crate) fn is_outrun(&self, made: usize) -> bool {
+        self.missed.load(Ordering::Relaxed) as usize >= made
     }
 
     /// Whether less than half is there.

@@ -358,7 +358,8 @@ fn a_stock_that_cannot_be_filled_is_left_alone_for_a_second() {
     let journal = Journal::default();
     tracing::subscriber::set_global_default(journal.clone()).unwrap();
     let second = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let from = second() + 1;
+    // It may take a while to load.
+    let from = second() + 3;
     let function = host().function("moody").component_wat(moody(from, from + 3)).prewarm(1).load_blocking().unwrap();
     assert_eq!(function.idle(), 1);
     let (mut trapped, started) = (0, Instant::now());
@@ -487,6 +488,32 @@ fn slow_starts_are_the_refillers_business() {
     }
     assert!(started < Duration::MAX, "the refiller is slower than this loop");
     assert!(longest < started, "{longest:?} after the answer, and {started:?} to start one");
+}
+
+/// While calls take instances sooner than they can be made, nobody makes more than a few; then the stock fills up again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_that_calls_outran_fills_up_after_them() {
+    let text = SLOW.replace("200000000", "1000000");
+    let function = host().function("brief").component_wat(text).prewarm(64).load().await.unwrap();
+    until("it is full at first", || function.idle() == 64);
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let function = function.clone();
+            tokio::spawn(async move {
+                let mut cold = 0;
+                for _ in 0..100 {
+                    cold += u32::from(function.call::<()>("run", ()).await.unwrap().usage.cold);
+                }
+                cold
+            })
+        })
+        .collect();
+    let mut cold = 0;
+    for caller in callers {
+        cold += caller.await.unwrap();
+    }
+    assert!(cold > 100, "they outran it: {cold} of 800 were started for their call");
+    until("half of it is there again", || function.idle() >= 32);
 }
 
 /// Instances that were used and not dropped yet know of the slots that they are kept with.
