@@ -18,6 +18,8 @@ use crate::log::LogSink;
 use crate::refiller::Refiller;
 use crate::store::Store;
 use crate::usage::Meter;
+#[cfg(feature = "compiler")]
+use crate::worker::{CompileWorker, Workers};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -54,6 +56,9 @@ pub(crate) struct Inner {
     pub cache: Option<CodeCache>,
     /// The key of precompiled code.
     pub code_key: Option<Key>,
+    /// Who compiles strangers' components, unless this process does.
+    #[cfg(feature = "compiler")]
+    pub workers: Option<Workers>,
 }
 
 impl Host {
@@ -82,6 +87,8 @@ impl Host {
             scratch: None,
             cache: None,
             code_key: None,
+            #[cfg(feature = "compiler")]
+            worker: None,
         }
     }
 
@@ -90,6 +97,12 @@ impl Host {
     /// Each is a `tracing` event as well, of level `WARN`.
     pub fn denials(&self) -> Vec<Denial> {
         self.0.audit.list()
+    }
+
+    /// Who compiles components of [`Trust::Untrusted`](crate::Trust); none if this process does.
+    #[cfg(feature = "compiler")]
+    pub fn compile_worker(&self) -> Option<&CompileWorker> {
+        self.0.workers.as_ref().map(Workers::spec)
     }
 
     /// Begins to load a function. Its name stands in errors, records and
@@ -125,6 +138,8 @@ pub struct HostBuilder {
     scratch: Option<PathBuf>,
     cache: Option<Cache>,
     code_key: Option<Zeroizing<[u8; 32]>>,
+    #[cfg(feature = "compiler")]
+    worker: Option<CompileWorker>,
 }
 
 impl HostBuilder {
@@ -236,12 +251,21 @@ impl HostBuilder {
         self
     }
 
+    /// Who compiles components of [`Trust::Untrusted`](crate::Trust), and what one may take. Default:
+    /// [`CompileWorker::this_program`], where `main` begins with [`compile_worker`](crate::compile_worker); otherwise they are
+    /// compiled in this process, whose memory and processor have no bound then but by [`LoadLimits`](crate::LoadLimits).
+    #[cfg(feature = "compiler")]
+    pub fn compile_worker(mut self, worker: CompileWorker) -> HostBuilder {
+        self.worker = Some(worker);
+        self
+    }
+
     /// Makes the host. Engines are made when the first function needs them.
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] for numbers of seats, of a tenant's seats and of instances that contradict each other or that
     /// this machine cannot hold, two different profiles, a tick out of range, a root certificate that cannot be read, two
-    /// secrets of one name, a cache that cannot be used or has no key, or where the operating system refuses a thread.
+    /// secrets of one name, a cache that cannot be used or has no key, a compile worker that cannot be one, or where the operating system refuses a thread.
     pub fn build(self) -> Result<Host> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
         if self.seats == Some(0) {
@@ -321,6 +345,8 @@ impl HostBuilder {
             functions: Registry::default(),
             cache,
             code_key: self.code_key.map(|key| Key::new(Use::Precompiled, &key)),
+            #[cfg(feature = "compiler")]
+            workers: Workers::new(self.worker)?,
         })))
     }
 }

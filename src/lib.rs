@@ -8,6 +8,8 @@ mod call;
 mod host;
 mod refiller;
 mod load;
+#[cfg(feature = "compiler")]
+mod worker;
 
 mod command;
 mod event;
@@ -64,6 +66,8 @@ pub use log::{Level, LogLine, LogRecord, LogSink, LogSource};
 pub use resource::{Resource, Resources};
 pub use store::Store;
 pub use usage::{Meter, Output, Receipt, Reply, Usage};
+#[cfg(feature = "compiler")]
+pub use worker::{CompileWorker, compile_worker};
 
 /// The guide: pages that are longer than one item's documentation.
 #[cfg(doc)]

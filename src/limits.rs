@@ -357,7 +357,8 @@ struct Named {
 pub enum Trust {
     /// The embedder's own component, as trusted as the embedder's code. Default of `component_file` and `component_wat`.
     Own,
-    /// A stranger's. Default of `component_bytes`.
+    /// A stranger's: held to less, and compiled in a process of its own where the host has one for that; see
+    /// [`CompileWorker`](crate::CompileWorker). Default of `component_bytes`.
     Untrusted,
 }
 
@@ -365,6 +366,8 @@ pub enum Trust {
 /// is measured before; one that is too large is refused as [`ErrorKind::TooComplex`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadLimits {
+    /// Whether it is compiled in another process, where the host has one for that.
+    pub(crate) apart: bool,
     pub(crate) bytes: u64,
     pub(crate) functions: u32,
     pub(crate) instances: u32,
@@ -385,6 +388,7 @@ impl From<Trust> for LoadLimits {
         // and more to compile, too long for a stranger's. An adapter takes about 2 ms.
         match trust {
             Trust::Own => LoadLimits {
+                apart: false,
                 bytes: 64 * MIB,
                 functions: 200_000,
                 instances: 64,
@@ -393,6 +397,7 @@ impl From<Trust> for LoadLimits {
                 values: 1_000_000_000,
             },
             Trust::Untrusted => LoadLimits {
+                apart: true,
                 bytes: 8 * MIB,
                 functions: 50_000,
                 instances: 20,

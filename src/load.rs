@@ -84,25 +84,33 @@ pub(crate) fn load(source: Source, bounds: Option<LoadLimits>, limits: &Resolved
     let stranger = matches!(source, Source::Bytes(_));
     let given = match source {
         Source::Bytes(bytes) => Given::Bytes(bytes),
-        Source::Text(text) => Given::Bytes(binary(&text, bounded(Trust::Own)?.bytes)?),
+        Source::Text(text) => Given::Bytes(binary(&text, bounded(Trust::Own)?.bounds.bytes)?),
         Source::File(path) => Given::file(path)?,
     };
     let signed = given.is_artefact()?;
     // What the embedder compiled and signed is the embedder's own, wherever it is.
     let trust = if stranger && !signed { Trust::Untrusted } else { Trust::Own };
-    let bounds = bounded(trust)?;
+    let rules = bounded(trust)?;
     let loaded = if signed {
-        precompiled(given, &bounds, limits, host)?
+        precompiled(given, &rules.bounds, limits, host)?
     } else if let Some(cache) = &host.cache {
-        cache.load(given, &bounds, limits, host)?
+        cache.load(given, &rules, limits, host)?
     } else {
-        compile(&given.bytes(bounds.bytes)?, &bounds, limits, host)?.0
+        compile(&given.bytes(rules.bounds.bytes)?, &rules, limits, host)?.0
     };
     loaded.fits(limits, host.engines.sizes)?;
     Ok(loaded)
 }
 
-fn limited(limits: LoadLimits) -> Result<Bounds> {
+/// What holds for one load.
+struct Rules {
+    bounds: Bounds,
+    /// Whether it is compiled in another process, where there is one for that.
+    #[cfg_attr(not(feature = "compiler"), expect(dead_code, reason = "only a compiler asks"))]
+    apart: bool,
+}
+
+fn limited(limits: LoadLimits) -> Result<Rules> {
     if limits.instances > LoadLimits::MAX_INSTANCES {
         let text = format!(
             "a core_instances limit of {} is beyond what the pool holds; at most {}",
@@ -111,8 +119,8 @@ fn limited(limits: LoadLimits) -> Result<Bounds> {
         );
         return Err(Error::new(ErrorKind::Misuse, text));
     }
-    let LoadLimits { bytes, functions, instances, adapters, nesting, values } = limits;
-    Ok(Bounds { bytes, functions, instances, adapters, nesting, values })
+    let LoadLimits { apart, bytes, functions, instances, adapters, nesting, values } = limits;
+    Ok(Rules { bounds: Bounds { bytes, functions, instances, adapters, nesting, values }, apart })
 }
 
 /// Bytes that the code of a component within these bounds may have: several times what that of toolchains' components
@@ -128,12 +136,25 @@ fn engine_for(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
 }
 
 /// Checks and compiles a component, and gives besides what there is to say of it when its code is kept.
-fn compile(bytes: &[u8], bounds: &Bounds, limits: &Resolved, host: &Inner) -> Result<(Loaded, Facts)> {
-    let facts = precheck::inspect(bytes, *bounds).map_err(refused)?;
+fn compile(bytes: &[u8], rules: &Rules, limits: &Resolved, host: &Inner) -> Result<(Loaded, Facts)> {
+    let facts = precheck::inspect(bytes, rules.bounds).map_err(refused)?;
     let engine = engine_for(&facts, limits.fuel.is_some(), host)?;
-    let component = compiler::compile(&engine, bytes)?;
+    let component = translate(bytes, rules, &facts, &engine, host)?;
     let section = section(bytes).map(|section| section.map(<[u8]>::to_vec));
     Ok((Loaded::new(engine, component, &facts, section), facts))
+}
+
+#[cfg(feature = "compiler")]
+fn translate(bytes: &[u8], rules: &Rules, facts: &Facts, engine: &Engine, host: &Inner) -> Result<Component> {
+    match &host.workers {
+        Some(workers) if rules.apart => workers.compile(engine, facts, bytes),
+        _ => compiler::compile(engine, bytes),
+    }
+}
+
+#[cfg(not(feature = "compiler"))]
+fn translate(bytes: &[u8], _: &Rules, _: &Facts, engine: &Engine, _: &Inner) -> Result<Component> {
+    compiler::compile(engine, bytes)
 }
 
 /// Loads what [`Host::precompile`] gave.
@@ -212,10 +233,10 @@ impl CodeCache {
     }
 
     /// Loads a component from the cache, or compiles it and keeps its code.
-    fn load(&self, given: Given, bounds: &Bounds, limits: &Resolved, host: &Inner) -> Result<Loaded> {
-        let fuel = limits.fuel.is_some();
+    fn load(&self, given: Given, rules: &Rules, limits: &Resolved, host: &Inner) -> Result<Loaded> {
+        let (fuel, bounds) = (limits.fuel.is_some(), &rules.bounds);
         let Some(family) = host.engines.family(fuel) else {
-            return Ok(compile(&given.bytes(bounds.bytes)?, bounds, limits, host)?.0);
+            return Ok(compile(&given.bytes(bounds.bytes)?, rules, limits, host)?.0);
         };
         // A component that is too large is for the pre-check to refuse.
         let known = given.digest(bounds.bytes)?.map(|digest| (digest, self.names.name(&digest, &family)));
@@ -230,7 +251,7 @@ impl CodeCache {
             }
         }
         let bytes = given.bytes(bounds.bytes)?;
-        let (loaded, facts) = compile(&bytes, bounds, limits, host)?;
+        let (loaded, facts) = compile(&bytes, rules, limits, host)?;
         if let Err(error) = self.keep(&loaded, &bytes, family, facts, fuel) {
             self.folder.warn("it cannot be written to", &error);
         }
@@ -346,8 +367,8 @@ impl Host {
                 "precompiled code must be signed, and the host has no key for that; give it by `HostBuilder::code_key`";
             return Err(Error::new(ErrorKind::Misuse, text));
         };
-        let (limits, bounds) = (limits.resolve()?, limited(Trust::Own.into())?);
-        let (loaded, facts) = compile(bytes, &bounds, &limits, &self.0)?;
+        let (limits, rules) = (limits.resolve()?, limited(Trust::Own.into())?);
+        let (loaded, facts) = compile(bytes, &rules, &limits, &self.0)?;
         let digest = *blake3::hash(bytes).as_bytes();
         let section = loaded.section?;
         let header = header(Use::Precompiled, &loaded.engine, section, digest, facts, limits.fuel.is_some());

@@ -31,6 +31,8 @@ pub(crate) const CHUNK: usize = 64 << 10;
 pub(crate) enum Use {
     Cached,
     Precompiled,
+    /// On its way from the process that compiled it.
+    Answered,
 }
 
 /// A key for one use.
@@ -42,6 +44,7 @@ impl Key {
             match usage {
                 Use::Cached => "isopod 2026-11-26 tags of cached code",
                 Use::Precompiled => "isopod 2026-11-26 tags of precompiled code",
+                Use::Answered => "isopod 2026-11-26 tags of code from another process",
             },
             master,
         )
@@ -131,6 +134,7 @@ impl Header {
         let usage = match usage {
             0 => Use::Cached,
             1 => Use::Precompiled,
+            2 => Use::Answered,
             _ => return Err(Flaw::Malformed),
         };
         if flags > 15 {

@@ -195,16 +195,19 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Signs the component's code, described by `header` but for its lengths. None if there is too much to say of it.
-    pub(crate) fn new(component: &Component, mut header: Header, key: &Key) -> wasmtime::Result<Option<Packed>> {
-        let code = component.serialize()?;
+    pub(crate) fn new(component: &Component, header: Header, key: &Key) -> wasmtime::Result<Option<Packed>> {
+        Ok(Packed::of(component.serialize()?, header, key))
+    }
+
+    /// The same for code that wasmtime has serialised.
+    pub(crate) fn of(code: Vec<u8>, mut header: Header, key: &Key) -> Option<Packed> {
         let (start, length) = symbols(&code).unwrap_or((code.len(), 0));
         header.length = code.len() as u64;
         header.gap = (start as u64, length as u64);
         let mut packed = Packed { head: Vec::new(), code, gap: (start, length) };
         let [_, before, after] = packed.parts();
-        let Some(head) = header.sign(key, [before, after]) else { return Ok(None) };
-        packed.head = head;
-        Ok(Some(packed))
+        packed.head = header.sign(key, [before, after])?;
+        Some(packed)
     }
 
     /// What it consists of, in order.

@@ -1,7 +1,7 @@
 //! The compiler, and what compiled code depends on.
 
 use super::artefact::Digest;
-use super::{Component, Engine, Flavour, Profile, config};
+use super::{Component, Engine, Flavour, Profile, config, on_demand};
 use crate::error::{Error, ErrorKind, Result};
 use std::hash::{Hash, Hasher};
 use wasmtime::{Config, RegallocAlgorithm, Strategy};
@@ -19,20 +19,43 @@ pub(super) fn tune(config: &mut Config) {
 
 /// Compiles; to be called where blocking is allowed.
 pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
-    Component::new(&engine.wasmtime, bytes).map_err(|e| {
-        let causes: Vec<String> = e.chain().map(|cause| cause.to_string()).collect();
-        // A test has components that are too large in each way, so that another wording would be seen.
-        if causes.iter().any(|cause| cause.contains("(os error ")) {
-            let text = "the operating system has no memory for its code; try again later, or raise what its process may have (memory, `vm.max_map_count`)";
-            return Error::new(ErrorKind::Overloaded, text).because(causes);
-        }
-        let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
-            (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
-        } else {
-            (ErrorKind::InvalidComponent, "this is not a valid component; check it with `wasm-tools validate`")
-        };
-        Error::new(kind, format!("{what}, and see the cause")).because(causes)
-    })
+    Component::new(&engine.wasmtime, bytes).map_err(|error| refused(causes(&error)))
+}
+
+/// Compiles for an engine of such settings, of which there is none in this process: the code as wasmtime serialises it,
+/// and what it depends on. wasmtime's reasons where it cannot be compiled, outermost first.
+pub(crate) fn translate(
+    flavour: Flavour,
+    profile: Profile,
+    pooled: bool,
+    bytes: &[u8],
+) -> std::result::Result<(Vec<u8>, Option<Digest>), Vec<String>> {
+    let mut config = config(flavour, profile);
+    if !pooled {
+        on_demand(&mut config);
+    }
+    let translated = wasmtime::Engine::new(&config)
+        .and_then(|engine| Ok((engine.precompile_component(bytes)?, compatibility(&engine))));
+    translated.map_err(|error| causes(&error))
+}
+
+fn causes(error: &wasmtime::Error) -> Vec<String> {
+    error.chain().map(ToString::to_string).collect()
+}
+
+/// The error for a component that wasmtime does not compile, or load once it is compiled, for these reasons.
+pub(crate) fn refused(causes: Vec<String>) -> Error {
+    // A test has components that are too large in each way, so that another wording would be seen.
+    if causes.iter().any(|cause| cause.contains("(os error ")) {
+        let text = "the operating system has no memory for its code; try again later, or raise what its process may have (memory, `vm.max_map_count`)";
+        return Error::new(ErrorKind::Overloaded, text).because(causes);
+    }
+    let (kind, what) = if causes.iter().any(|cause| cause.contains("pooling allocator")) {
+        (ErrorKind::TooComplex, "it needs more memories, tables or state for its instances than one call can have")
+    } else {
+        (ErrorKind::InvalidComponent, "this is not a valid component; check it with `wasm-tools validate`")
+    };
+    Error::new(kind, format!("{what}, and see the cause")).because(causes)
 }
 
 /// Of all that compiled code for that engine depends on: settings, the full version, features of the processor.

@@ -38,6 +38,7 @@ pub(crate) mod yielded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{LoadLimits, MIB, Resolved};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use state::State;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
@@ -54,7 +55,7 @@ pub(crate) type Pre = wasmtime::component::InstancePre<State>;
 pub(crate) type LinkResult = wasmtime::Result<()>;
 
 /// Which engine a function runs on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Flavour {
     /// Component-model async and WASI 0.3.
     pub asynchronous: bool,
@@ -159,6 +160,11 @@ pub(crate) struct Engine {
     /// What every function may use; cloned and added to for each function.
     pub linker: Linker,
     pub flavour: Flavour,
+    #[cfg_attr(not(feature = "compiler"), expect(dead_code, reason = "only a compiler asks"))]
+    pub profile: Profile,
+    /// Whether it has a pool of instances.
+    #[cfg_attr(not(feature = "compiler"), expect(dead_code, reason = "only a compiler asks"))]
+    pub pooled: bool,
     /// Of all that code compiled for it depends on; none in a build without a compiler.
     pub compatibility: Option<artefact::Digest>,
 }
@@ -208,7 +214,7 @@ impl Engines {
         if let Some(engine) = slot {
             return Ok(Arc::clone(engine));
         }
-        let wasmtime = make(flavour, self.sizes)?;
+        let (wasmtime, pooled) = make(flavour, self.sizes)?;
         if !flavour.fuel {
             ticker.drive(wasmtime.weak());
         }
@@ -218,16 +224,23 @@ impl Engines {
             Error::new(ErrorKind::Internal, "the standard interfaces cannot be linked").because([e.to_string()])
         })?;
         let compatibility = compiler::compatibility(&wasmtime);
-        Ok(Arc::clone(slot.insert(Arc::new(Engine { wasmtime, linker, flavour, compatibility }))))
+        Ok(Arc::clone(slot.insert(Arc::new(Engine {
+            wasmtime,
+            linker,
+            flavour,
+            profile: self.sizes.profile,
+            pooled,
+            compatibility,
+        }))))
     }
 }
 
-/// An engine with a pool; one without where the operating system refuses the pool its address space.
-fn make(flavour: Flavour, sizes: Sizes) -> Result<wasmtime::Engine> {
+/// An engine with a pool; one without where the operating system refuses the pool its address space. Says which.
+fn make(flavour: Flavour, sizes: Sizes) -> Result<(wasmtime::Engine, bool)> {
     let mut config = config(flavour, sizes.profile);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(flavour, sizes)));
     let refusal = match wasmtime::Engine::new(&config) {
-        Ok(engine) => return Ok(engine),
+        Ok(engine) => return Ok((engine, true)),
         Err(refusal) => refusal,
     };
     let Sizes { seats, instances, .. } = sizes;
@@ -238,16 +251,22 @@ fn make(flavour: Flavour, sizes: Sizes) -> Result<wasmtime::Engine> {
         return Err(Error::new(ErrorKind::Misuse, text).because([refusal.to_string()]));
     }
     tracing::warn!(seats, instances, %refusal, "the pool of instances cannot be had; instances are made on demand, which is slower");
-    // A memory of 4 GiB each, as the pool has them, would fit no better. Small ones cost a check at each access.
+    on_demand(&mut config);
+    let engine = wasmtime::Engine::new(&config).map_err(|e| {
+        Error::new(ErrorKind::Misuse, "this machine cannot run WebAssembly as isopod needs it; see the cause")
+            .because([e.to_string()])
+    })?;
+    Ok((engine, false))
+}
+
+/// Settings without a pool. A memory of 4 GiB each, as the pool has them, would fit no better where that has no room. Small
+/// ones cost a check at each access.
+fn on_demand(config: &mut Config) {
     config
         .allocation_strategy(InstanceAllocationStrategy::OnDemand)
         .memory_reservation(0)
         .memory_reservation_for_growth(MIB)
         .memory_guard_size(PAGE);
-    wasmtime::Engine::new(&config).map_err(|e| {
-        Error::new(ErrorKind::Misuse, "this machine cannot run WebAssembly as isopod needs it; see the cause")
-            .because([e.to_string()])
-    })
 }
 
 /// Native stack for the guest's own frames. Host functions get the rest of [`STACK`].

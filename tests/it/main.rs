@@ -35,3 +35,5 @@ mod support;
 mod third_party;
 mod tidy;
 mod typed;
+#[cfg(feature = "compiler")]
+mod worker;

@@ -8,8 +8,8 @@ const LAYERS: &[&[&str]] = &[
     &["store", "bindings", "cache", "admission"],
     &["capability"],
     &["engine", "context"],
-    &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable", "load"],
-    &["testkit"],
+    &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable", "load", "worker"],
+    &["testkit", "bin"],
 ];
 /// Decisions apart from I/O.
 const PURE: &[&str] = &[
