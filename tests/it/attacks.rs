@@ -359,7 +359,7 @@ async fn endless_pieces_of_nothing_end_at_the_deadline() {
 /// Arguments are read before the call's time begins: names that are looked for among thousands of long ones must not
 /// make that long.
 #[tokio::test]
-async fn arguments_with_thousands_of_names_are_read_quickly() {
+async fn arguments_with_thousands_of_names_are_bounded_work() {
     let name = |i: usize| format!("a{}-x{i:05}", "b".repeat(100));
     let names: String = (0..9_000).map(|i| format!("{:?} ", name(i))).collect();
     let wat = format!(
@@ -373,11 +373,10 @@ async fn arguments_with_thousands_of_names_are_read_quickly() {
                 (canon lift (core func $i "f") (memory (core memory $i "m")) (realloc (core func $i "realloc")))))"#
     );
     let function = host().function("names").component_wat(wat).load().await.unwrap();
-    let args = [vec![name(8_999); 10_000]];
-    let started = Instant::now();
-    let error = function.call::<()>("f", &args).await.unwrap_err();
+    // What is found at once is not much work, and what is looked for among thousands ten thousand times is too much.
+    function.call::<()>("f", &[vec![name(0); 10_000]]).await.unwrap();
+    let error = function.call::<()>("f", &[vec![name(8_999); 10_000]]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input), "{error:?}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 /// A guest that was refused memory once, took it well, and then does something else wrong.
