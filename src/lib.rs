@@ -74,6 +74,8 @@ pub use worker::{CompileWorker, compile_worker};
 pub mod guide {
     #[doc = include_str!("guide/numbers.md")]
     pub mod numbers {}
+    #[doc = include_str!("../SECURITY.md")]
+    pub mod security {}
 }
 
 /// What the code that `world!` generates is built on. Not for use by hand, and no semver promise.

@@ -142,3 +142,25 @@ fn the_public_api_does_not_show_wasmtime() {
         }
     }
 }
+
+/// Each promise names the tests that fail when it does not hold.
+#[test]
+fn what_promises_are_held_by_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut found = 0;
+    for line in text.lines().filter(|line| line.starts_with("| ") && !line.contains("held by")) {
+        let held = line.rsplit("| ").next().unwrap();
+        let names: Vec<_> = held.split('`').filter_map(|name| name.split_once("::")).collect();
+        assert!(!names.is_empty(), "{line}");
+        for (module, name) in names {
+            let tests = std::fs::read_to_string(root.join("tests/it").join(format!("{module}.rs"))).unwrap();
+            let test = tests.find(&format!("fn {name}()")).unwrap_or_else(|| panic!("there is no {module}::{name}"));
+            let before = &tests[..test];
+            let attribute = before.trim_end().trim_end_matches("async").trim_end().lines().last().unwrap();
+            assert!(attribute.starts_with("#["), "{module}::{name} is no test: {attribute}");
+            found += 1;
+        }
+    }
+    assert!(found > 20, "{found}");
+}
