@@ -105,6 +105,11 @@ impl Host {
         self.0.workers.as_ref().map(Workers::spec)
     }
 
+    /// Seats that no call has: how many more could run now.
+    pub fn free_seats(&self) -> u32 {
+        self.0.admission.free_seats()
+    }
+
     /// Begins to load a function. Its name stands in errors, records and
     /// receipts, and is what other functions call it by, if it is [`callable`](FunctionBuilder::callable).
     pub fn function(&self, name: impl Into<Arc<str>>) -> FunctionBuilder {

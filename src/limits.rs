@@ -4,7 +4,7 @@
 //! each other are refused when the function is loaded, with the names of both.
 
 use crate::error::{Error, ErrorKind, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One kibibyte, for limits in bytes.
@@ -234,6 +234,35 @@ impl Limits {
         Ok(limits)
     }
 
+    /// The limits as [`from_json`](Limits::from_json) reads them, as they will be enforced: with every default filled in,
+    /// and times of less than a millisecond as one. No bound is the largest number, and what does not apply is null.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`] for limits that contradict each other, as when a function is loaded.
+    pub fn to_json(&self) -> Result<String> {
+        let limits = self.resolve()?;
+        let millis = |time: Duration| Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+        let named = Named {
+            deadline_ms: millis(limits.deadline),
+            busy_ms: millis(limits.busy).filter(|_| limits.fuel.is_none()),
+            fuel: limits.fuel,
+            memory_bytes: Some(limits.memory),
+            input_bytes: Some(limits.input),
+            output_bytes: Some(limits.output),
+            transfer_bytes: Some(limits.transfer as u64),
+            log_bytes: Some(limits.log as u64),
+            handles: Some(self.handles),
+            host_calls: Some(limits.host_calls),
+            random_bytes: Some(limits.random),
+            concurrency: Some(limits.concurrency),
+            queue: Some(limits.queue),
+            queue_wait_ms: millis(limits.queue_wait).filter(|_| limits.queue > 0),
+            depth: Some(limits.depth),
+            calls: Some(limits.calls),
+        };
+        serde_json::to_string(&named).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+    }
+
     /// The limits as they will be enforced, or what is contradictory about them.
     pub(crate) fn resolve(&self) -> Result<Resolved> {
         let contradiction = |what: String| Err(Error::new(ErrorKind::Misuse, what));
@@ -329,8 +358,8 @@ pub(crate) struct Resolved {
     pub calls: u32,
 }
 
-/// The form that [`Limits::from_json`] reads.
-#[derive(Deserialize)]
+/// The form that [`Limits::from_json`] reads and [`Limits::to_json`] writes.
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Named {
     deadline_ms: Option<u64>,
@@ -499,5 +528,18 @@ mod tests {
         assert!(error.to_string().contains("memory_byte"), "{error}");
         assert!(Limits::from_json(r#"{"fuel": -1}"#).is_err());
         assert!(Limits::from_json(r#"{"fuel": 1, "fuel": 2}"#).is_err());
+    }
+
+    #[test]
+    fn json_says_what_is_enforced() {
+        let all = Limits::default().deadline(Duration::MAX).busy(Duration::MAX).queue(0).memory(UNLIMITED);
+        for limits in [Limits::default(), Limits::default().fuel(7).output(16 * MIB).queue_wait(ms(3)), all] {
+            let json = limits.to_json().unwrap();
+            let read = Limits::from_json(&json).unwrap();
+            assert_eq!(read.to_json().unwrap(), json);
+        }
+        let json = Limits::default().deadline(ms(50)).to_json().unwrap();
+        assert!(json.contains(r#""deadline_ms":50,"busy_ms":50"#) && json.contains(r#""fuel":null"#), "{json}");
+        assert!(Limits::default().memory(0).to_json().is_err());
     }
 }

@@ -22,6 +22,8 @@ mod policy;
 mod precompiled;
 mod prewarm;
 mod profiles;
+#[cfg(feature = "testkit")]
+mod proof;
 mod reuse;
 // The example checks what it claims.
 #[path = "../../examples/saas.rs"]

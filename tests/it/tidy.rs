@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "admission/seats.rs",
     "admission/turns.rs",
     "store/batch.rs",
+    "testkit/judge.rs",
     "limits.rs",
     "error.rs",
     "text.rs",
@@ -66,6 +67,30 @@ fn modules_use_only_what_is_below_them() {
             let used: String = text[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             if let Some(used_layer) = layer(&used) {
                 assert!(used_layer <= own_layer, "{name} uses crate::{used}, which is above it");
+            }
+        }
+    }
+}
+
+/// What tests isopod could live in another crate.
+#[test]
+fn the_testkit_uses_the_public_api() {
+    let all = sources();
+    let root = &all.iter().find(|(name, _)| name == "lib.rs").unwrap().1;
+    let exports: Vec<&str> = root
+        .lines()
+        .filter(|line| line.starts_with("pub use") || line.starts_with("pub mod"))
+        .flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .collect();
+    for (name, text) in all.iter().filter(|(name, _)| name.starts_with("testkit/")) {
+        for line in text.lines().filter_map(|line| line.trim_start().strip_prefix("use crate::")) {
+            let first = |path: &str| path.split([':', ';', ' ']).next().unwrap().to_owned();
+            let names: Vec<String> = match line.strip_prefix('{') {
+                Some(list) => list.trim_end_matches("};").split(", ").map(first).collect(),
+                None => vec![first(line)],
+            };
+            for used in names.iter().filter(|name| !name.is_empty()) {
+                assert!(exports.contains(&used.as_str()), "{name} uses crate::{used}, which is not public");
             }
         }
     }

@@ -1,0 +1,36 @@
+//! Shows whether the limits hold on this machine: runs isopod's corpus of hostile guests, and prints a table.
+//!
+//! ```text
+//! cargo run --release --features testkit --example prove -- [--rounds N] [--limits JSON] [--seats N] [--only WORD]
+//! ```
+//!
+//! `--limits` takes what `Limits::from_json` reads, such as `{"deadline_ms": 200, "busy_ms": 100}`; `--only` a word in the names of the guests that are to run. It exits with 1 where
+//! something is not held.
+
+use anyhow::{Context, Result, bail};
+use isopod::testkit::prove;
+use isopod::{Host, Limits};
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let (mut rounds, mut limits, mut host, mut only) = (1, Limits::default(), Host::builder(), String::new());
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next().with_context(|| format!("{arg} needs a value"))?;
+        match arg.as_str() {
+            "--rounds" => rounds = value.parse().context("--rounds needs a number")?,
+            "--limits" => limits = Limits::from_json(&value)?,
+            "--only" => only = value,
+            "--seats" => host = host.seats(value.parse().context("--seats needs a number")?),
+            _ => bail!("there is no {arg}; there are --rounds, --limits, --seats and --only"),
+        }
+    }
+    let report = prove(&host.build()?)
+        .limits(limits)
+        .rounds(rounds)
+        .only(move |case| only.split('|').any(|word| case.name().contains(word)))
+        .await?;
+    println!("{report}");
+    Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,21 @@
+//! More calls at once than may be, and than may wait.
+
+use crate::ErrorKind::Overloaded;
+use crate::testkit::attack::WAITS;
+use crate::testkit::case::{Attack, Case};
+use crate::testkit::promise::Promise::{self, Concurrency, Queue, QueueWait};
+use serde_json::json;
+
+pub(super) fn cases() -> Vec<Case> {
+    let waits = |name, promise: Promise, attack| {
+        Case::new(name, 17, promise, |_| WAITS.into()).attack(attack).with(|builder, wire| {
+            let gate = wire.clone();
+            builder.import("", "wait", move |_, ()| gate.clone().wait())
+        })
+    };
+    vec![
+        waits("calls at once", Concurrency, Attack::Crowd).gives(|_| json!(null)),
+        waits("calls that wait", Queue, Attack::Queue).room(&[("concurrency", 1)]).fails(Overloaded),
+        waits("a call that waits in vain", QueueWait, Attack::Wait).room(&[("concurrency", 1)]).fails(Overloaded),
+    ]
+}

@@ -1,0 +1,127 @@
+//! The corpus of hostile guests, and whether the harness sees it when something is not held.
+
+use crate::support;
+use isopod::testkit::{Case, Promise, Prove, Report, corpus, prove};
+use isopod::{Host, Limits, LoadLimits, Reuse, Trust, UNLIMITED, ms};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+#[test]
+fn the_corpus_is_a_table() {
+    let corpus = corpus();
+    let names: BTreeSet<&str> = corpus.iter().map(Case::name).collect();
+    assert_eq!(names.len(), corpus.len(), "two cases have one name");
+    assert!(corpus.len() >= 60, "{}", corpus.len());
+    let threats: BTreeSet<u32> = corpus.iter().map(Case::threat).collect();
+    // Rows of what there is; some are of the host's own files and builds, and have tests of their own.
+    for row in (1..=18).chain([21, 22, 25, 27, 28, 29, 30, 32, 33, 36]) {
+        assert!(threats.contains(&row), "no guest is of row {row}");
+    }
+}
+
+/// Runs a test in a process of its own, and one after the other: they measure time and memory.
+fn alone(test: &str) -> bool {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    support::alone(&format!("proof::{test}"), "")
+}
+
+/// Times that are short, so that a test is.
+fn quick() -> Limits {
+    Limits::default().deadline(ms(200)).busy(ms(100))
+}
+
+fn run(proof: Prove) -> Report {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let report = runtime.block_on(async { proof.await }).unwrap();
+    println!("{report}");
+    report
+}
+
+/// What was not held, but for what is as much the machine's doing that the tests run on: that is for a run of
+/// `examples/prove.rs` on an idle one.
+fn broken(report: &Report) -> Vec<Promise> {
+    let machines = [Promise::Neighbours, Promise::Punctual, Promise::Resident];
+    report.broken().into_iter().filter(|promise| !machines.contains(promise)).collect()
+}
+
+#[test]
+fn everything_is_held() {
+    if alone("everything_is_held") {
+        let report = run(prove(&Host::new().unwrap()).limits(quick()).rounds(3));
+        assert_eq!(broken(&report), []);
+        assert!(report.benign > 5 * report.attacks, "{report}");
+    }
+}
+
+/// One guest for each promise, and all for that one.
+fn few(promise: Promise) -> impl Fn(&Case) -> bool + Send + 'static {
+    let corpus = corpus();
+    let first = move |case: &Case| corpus.iter().find(|other| other.promise() == case.promise()).map(Case::name);
+    move |case| case.promise() == promise || first(case) == Some(case.name())
+}
+
+/// With one limit off and all others on, that one is found not held, and no other.
+#[test]
+fn each_limit_that_is_off_is_found() {
+    if !alone("each_limit_that_is_off_is_found") {
+        return;
+    }
+    let ever = Duration::MAX;
+    for (promise, limits) in [
+        (Promise::Deadline, quick().deadline(ever).queue_wait(ms(200))),
+        (Promise::Fuel, Limits::default().deadline(ms(200)).fuel(UNLIMITED)),
+        (Promise::Memory, quick().memory(UNLIMITED)),
+        (Promise::Input, quick().input(UNLIMITED)),
+        (Promise::Transfer, quick().transfer(UNLIMITED)),
+        (Promise::Log, quick().log(UNLIMITED)),
+        (Promise::Handles, quick().handles(u32::MAX)),
+        (Promise::HostCalls, quick().host_calls(UNLIMITED)),
+        (Promise::Random, quick().random_bytes(UNLIMITED)),
+        (Promise::Concurrency, quick().concurrency(u32::MAX)),
+        (Promise::Queue, quick().queue(u32::MAX)),
+        (Promise::Depth, quick().depth(u32::MAX)),
+        (Promise::Calls, quick().calls(u32::MAX)),
+    ] {
+        let report = run(prove(&Host::new().unwrap()).limits(limits).only(few(promise)));
+        assert_eq!(broken(&report), [promise]);
+    }
+    // These cannot be off while others are on, which are left out.
+    for (promise, others, limits) in [
+        (Promise::Busy, [Promise::Deadline, Promise::QueueWait], quick().deadline(ever).busy(ever)),
+        (Promise::QueueWait, [Promise::Deadline, Promise::Busy], quick().deadline(ever)),
+        (Promise::Output, [Promise::Transfer; 2], quick().output(UNLIMITED)),
+    ] {
+        let few = few(promise);
+        let only = move |case: &Case| few(case) && !others.contains(&case.promise());
+        assert_eq!(broken(&run(prove(&Host::new().unwrap()).limits(limits).only(only))), [promise]);
+    }
+}
+
+#[test]
+fn each_load_limit_that_is_off_is_found() {
+    if !alone("each_load_limit_that_is_off_is_found") {
+        return;
+    }
+    let strict = || LoadLimits::from(Trust::Untrusted);
+    for (promise, limits) in [
+        (Promise::ComponentBytes, strict().component_bytes(UNLIMITED)),
+        (Promise::Functions, strict().functions(u32::MAX)),
+        (Promise::CoreInstances, strict().core_instances(LoadLimits::MAX_INSTANCES)),
+        (Promise::Adapters, strict().adapters(u32::MAX)),
+        (Promise::Nesting, strict().nesting(u32::MAX)),
+        (Promise::Values, strict().values(UNLIMITED)),
+    ] {
+        let proof = prove(&Host::new().unwrap()).limits(quick()).load_limits(limits).only(few(promise));
+        assert_eq!(broken(&run(proof)), [promise]);
+    }
+}
+
+#[test]
+fn instances_that_are_used_again_are_found() {
+    if alone("instances_that_are_used_again_are_found") {
+        let proof = prove(&Host::new().unwrap()).limits(quick()).reuse(Reuse::within_tenant());
+        assert_eq!(broken(&run(proof.only(few(Promise::Fresh)))), [Promise::Fresh]);
+    }
+}
