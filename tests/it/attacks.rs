@@ -166,6 +166,25 @@ async fn host_calls_do_not_hide_the_deadline_from_fuel() {
     assert!(error.usage().wall < ms(50) + SLACK, "{}", error.usage());
 }
 
+/// A guest that makes host calls and no more gives way at each tick as well, however it is metered: else as many of them
+/// as there are workers would keep all others from running.
+#[tokio::test]
+async fn host_calls_do_not_keep_the_thread() {
+    let host = host();
+    for limits in [Limits::default(), Limits::default().fuel(u64::MAX / 2)] {
+        let limits = limits.deadline(ms(1_000)).host_calls(u64::MAX);
+        for wat in [crate::limits::clock(u32::MAX), crate::limits::randoms(65_536, u32::MAX)] {
+            let function = host.function("calls").component_wat(wat).limits(limits.clone()).load().await.unwrap();
+            let mut call = std::pin::pin!(function.call::<()>("run", ()));
+            for _ in 0..10 {
+                assert!(call.as_mut().now_or_never().is_none(), "it kept the thread to its deadline");
+            }
+            let error = call.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+        }
+    }
+}
+
 /// Nor does text that the parts of a component pass to each other.
 #[tokio::test]
 async fn text_between_components_does_not_hide_the_deadline_from_fuel() {

@@ -216,10 +216,15 @@ async fn host_calls_are_counted_and_bounded() {
 
 /// Asks for that many random bytes at once.
 pub(crate) fn random(bytes: u64) -> String {
+    randoms(bytes, 1)
+}
+
+/// The same, so often.
+pub(crate) fn randoms(bytes: u64, times: u32) -> String {
     let args = format!("(call $f (i64.const {bytes}) (i32.const 0))");
     let lower = "(memory $mem) (realloc $realloc)";
     let ty = "(param \"len\" u64) (result (list u8))";
-    calls_wasi("wasi:random/random@0.2.0", "get-random-bytes", ty, lower, "(param i64 i32)", &args, 1)
+    calls_wasi("wasi:random/random@0.2.0", "get-random-bytes", ty, lower, "(param i64 i32)", &args, times)
 }
 
 #[tokio::test]
