@@ -624,6 +624,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             pre,
             limits,
             fuel_interval: pool::fuel_interval(&component),
+            tick: host.ticker.tick(),
             bound: Arc::new(bound),
             imports,
             prepare,

@@ -25,6 +25,7 @@ pub(crate) mod slots;
 pub(crate) mod command;
 pub(crate) mod entry;
 pub(crate) mod export;
+mod gives_way;
 pub(crate) mod http;
 pub(crate) mod precheck;
 pub(crate) mod schema;

@@ -7,10 +7,11 @@
 //! [`reuse`](super::reuse)). But for kept ones, a store serves one call and is dropped, whatever the end was.
 
 use super::Engine;
+use super::gives_way::GivesWay;
 use super::overlap::Overlapping;
 use super::reuse::{Kept, Reuse};
 use super::slots::{Room, Slots};
-use super::state::{Share, State, Stop};
+use super::state::{Share, State};
 use super::stock::Stock;
 use super::yielded;
 use crate::capability::Bound;
@@ -19,8 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Resolved;
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::component::{Component, Instance, InstancePre};
-use wasmtime::{CallHook, Store, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 
 /// Makes the embedder's imports for one call.
 pub(crate) type MakeImports = Box<dyn Fn(&mut State) -> Box<dyn Any + Send> + Send + Sync>;
@@ -34,6 +36,8 @@ pub(crate) struct Blueprint {
     pub pre: InstancePre<State>,
     pub limits: Resolved,
     pub fuel_interval: u64,
+    /// How long a guest that counts fuel may go on making host calls, until it gives way.
+    pub tick: Duration,
     pub bound: Arc<Bound>,
     pub imports: Option<MakeImports>,
     pub prepare: Option<Prepare>,
@@ -84,6 +88,8 @@ pub(crate) struct Life {
     /// The exports of a typed world, where they were found before.
     world: Option<Box<dyn Any + Send>>,
     fuel: Option<u64>,
+    /// When it last gave way after a host call, where fuel is counted.
+    pub(super) since: Nanos,
     pub origin: Origin,
     /// Calls that it served to their end.
     pub calls: u32,
@@ -102,6 +108,7 @@ impl Blueprint {
             instance: None,
             world: None,
             fuel: None,
+            since: Nanos::default(),
             origin: Origin::Fresh,
             calls: 0,
             unfinished: 0,
@@ -112,20 +119,10 @@ impl Blueprint {
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(limits.transfer);
         store.set_max_component_handles(limits.handles);
-        // None of these closures captures anything, so that boxing them allocates nothing.
         if limits.fuel.is_some() {
             // It does not fail on an engine that counts fuel, which is where a function with a fuel limit runs.
             let _ = store.fuel_async_yield_interval(Some(self.fuel_interval));
-            // A host call costs no fuel: thousands of long ones fit between two yields.
-            store.call_hook(|mut store, hook| {
-                // Whatever suspends it in its own code is that it used up its interval.
-                yielded::set(matches!(hook, CallHook::CallingWasm | CallHook::ReturningFromHost));
-                if matches!(hook, CallHook::ReturningFromHost) && store.data().is_over() {
-                    store.data_mut().stop.get_or_insert(Stop::Deadline);
-                    return Err(wasmtime::Error::msg("the call is stopped"));
-                }
-                Ok(())
-            });
+            store.call_hook_async(GivesWay { tick: self.tick });
         } else {
             store.epoch_deadline_callback(|store| {
                 if store.data().stop.is_some() {
@@ -212,7 +209,9 @@ impl Pool {
     fn fill(&self, lease: &mut Lease, fuel: u64, spent: u64) {
         // It does not fail on an engine that counts fuel, which is where a function with a fuel limit runs.
         let _ = lease.store.set_fuel(fuel.saturating_sub(spent));
-        lease.life_mut().fuel = Some(fuel);
+        let now = lease.store.data().now();
+        let life = lease.life_mut();
+        (life.fuel, life.since) = (Some(fuel), now);
     }
 
     /// Whether an instance that is started now could wait, as it looks.

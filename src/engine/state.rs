@@ -197,9 +197,13 @@ impl State {
         self.life.unfinished -= 1;
     }
 
+    pub(super) fn now(&self) -> Nanos {
+        self.bound.clock.now()
+    }
+
     /// Whether the time of the call is up, or it is to stop for another reason.
-    pub(crate) fn is_over(&self) -> bool {
-        self.stop.is_some() || self.bound.clock.now() >= self.deadline
+    pub(super) fn is_over_at(&self, now: Nanos) -> bool {
+        self.stop.is_some() || now >= self.deadline
     }
 
     /// Whether the guest has looked at its environment, or used a capability.

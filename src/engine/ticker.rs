@@ -78,6 +78,10 @@ impl Ticker {
         self.shared.asleep.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn tick(&self) -> Duration {
+        self.shared.tick
+    }
+
     pub(crate) fn admission(&self) -> &Admission {
         &self.shared.admission
     }
