@@ -80,8 +80,9 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
                     let filled = fill(claim.pool(), clock, &ticker, true).await;
                     drop(ticker);
                     match filled {
-                        // Others took theirs meanwhile, and asked for nothing.
-                        Filled::Full if claim.is_low() => {}
+                        // Others took theirs meanwhile, and asked for nothing. It is their turn again after what else there
+                        // is to do: what calls have used waits here to be dropped.
+                        Filled::Full if claim.is_low() => return slots.want(claim),
                         Filled::Full => return,
                         Filled::Outrun => tokio::time::sleep(BREATH).await,
                         Filled::Short => return tokio::time::sleep(ROUND).await,
@@ -101,6 +102,8 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
         }
     }
     slots.drop_used();
+    // What was asked for meanwhile, by this thread, is nobody's any more.
+    while slots.wanted().is_some() {}
 }
 
 /// What became of filling a stock.
