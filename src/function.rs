@@ -5,11 +5,11 @@
 use crate::admission::Line;
 use crate::call::{self, CallOptions, Options, Pace};
 use crate::capability::functions::{Answer, Ask, Caller, Failure};
-use crate::capability::{Binding, Bound, Grant, Needs, Policy};
+use crate::capability::{Binding, Bound, Clocks, Grant, Needs, Policy, Random};
 use crate::context::Context;
 use crate::engine::entry::Entry;
 use crate::engine::export::{self, Export, Exports, Session};
-use crate::engine::import::Closure;
+use crate::engine::import::{Closure, Others};
 use crate::engine::linker::Given;
 use crate::engine::overlap::Place;
 use crate::engine::pool::{self, Blueprint, Lease, MakeImports, Pool, Prepare};
@@ -34,6 +34,7 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::SystemTime;
 
 /// A loaded component: a cheap handle, any number of which may be used from any number of tasks.
 ///
@@ -282,7 +283,26 @@ struct Settings {
     callable: bool,
     prewarm: Option<u32>,
     reuse: Option<Reuse>,
+    /// The seed of a function that answers alike.
+    seed: Option<u64>,
     closures: Vec<Closure>,
+    others: Option<Others>,
+}
+
+impl Settings {
+    /// What cannot be had together with calls that answer alike, given what was granted.
+    fn varies(&self, limits: &Resolved) -> Option<&'static str> {
+        if limits.fuel.is_none() {
+            return Some("limits that count time, which no two calls take alike; set `Limits::fuel`");
+        }
+        if self.reuse.is_some() {
+            return Some("`reuse`, by which a call finds what others left; remove it");
+        }
+        if self.grants.iter().any(Grant::is_of_the_machine) {
+            return Some("the machine's clocks or its randomness; see `Clocks::simulated` and `Random::seeded`");
+        }
+        None
+    }
 }
 
 /// What a load without a world links.
@@ -302,7 +322,9 @@ impl FunctionBuilder {
             callable: false,
             prewarm: None,
             reuse: None,
+            seed: None,
             closures: Vec::new(),
+            others: None,
         };
         FunctionBuilder { settings, imports: None, _imports: PhantomData }
     }
@@ -445,6 +467,21 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         self
     }
 
+    /// The same answer for the same arguments, with the same output and the same fuel used, in each call and in each process
+    /// that loads this component by this version of isopod on this kind of machine: the randomness of each call comes from
+    /// `seed`, and its clocks are [simulated](crate::Clocks::simulated) from 1970 on, unless it is granted others. Where a
+    /// computation gives a NaN, it is the canonical one, as in all functions with [`Limits::fuel`].
+    ///
+    /// What reaches outside answers as it does: http, files, state, other functions, host functions of yours. A call that
+    /// runs into its deadline ends wherever it stood, so give it one that the fuel ends before.
+    ///
+    /// Loading fails as [`ErrorKind::Misuse`] without [`Limits::fuel`], with [`reuse`](FunctionBuilder::reuse), and with
+    /// grants of the machine's clocks or randomness.
+    pub fn deterministic(mut self, seed: u64) -> Self {
+        self.settings.seed = Some(seed);
+        self
+    }
+
     /// Load the component even if it imports what was not granted: a call that uses such an import ends as
     /// [`ErrorKind::Denied`]. For components whose toolchain imports interfaces that they never call.
     pub fn deny_at_call(mut self) -> Self {
@@ -490,6 +527,39 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         self
     }
 
+    /// One host function for all functions that the component imports and that nothing else serves, of interfaces that are
+    /// nobody's standard (`wasi:`, `isopod:`) and have no resources; there may be none: to pass such calls on, to another process for one, or to
+    /// answer them in a test. It is given the import, as `ns:pkg/interface@1.0.0#function`, and the arguments by position; in
+    /// all else it is as one of [`import`](FunctionBuilder::import).
+    ///
+    /// ```
+    /// # async fn run(host: isopod::Host) -> isopod::Result<()> {
+    /// use serde_json::{Value, json};
+    ///
+    /// let function = host
+    ///     .function("report")
+    ///     .component_file("report.wasm")
+    ///     .import_others(async |_, import, arguments: Vec<Value>| {
+    ///         println!("{import} is asked with {arguments:?}");
+    ///         json!(null)
+    ///     })
+    ///     .load()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn import_others<A, R, Fut>(
+        mut self,
+        call: impl Fn(Context, Arc<str>, A) -> Fut + Send + Sync + 'static,
+    ) -> Self
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        Fut: Future<Output = R> + Send + 'static,
+    {
+        self.settings.others = Some(Others::new(call));
+        self
+    }
+
     /// Compiles and checks the component against a world, and gives the world's typed handle.
     ///
     /// # Errors
@@ -530,19 +600,27 @@ impl<U: Send + 'static> FunctionBuilder<U> {
         link: Option<impl FnOnce(&mut engine::Linker) -> engine::LinkResult>,
         find: impl FnOnce(&engine::Pre) -> Result<Option<Prepare>>,
     ) -> Result<Built> {
-        let FunctionBuilder { settings, imports, .. } = self;
+        let FunctionBuilder { mut settings, imports, .. } = self;
         let limits = settings.limits.resolve()?;
-        let Some(source) = settings.source else {
+        let Some(source) = settings.source.take() else {
             return Err(Error::new(
                 ErrorKind::Misuse,
                 "no component was given; add `.component_file(..)`, `.component_bytes(..)` or `.component_wat(..)`",
             ));
         };
-        let host = settings.host.0;
+        let host = Arc::clone(&settings.host.0);
         let sizes = host.engines.sizes;
         if let Some(why) = settings.reuse.as_ref().and_then(|reuse| reuse.check(&limits, imports.is_some()).err()) {
             return Err(Error::new(ErrorKind::Misuse, why));
         }
+        if let Some(why) = settings.seed.and_then(|_| settings.varies(&limits)) {
+            let text = format!("`.deterministic(..)` excludes {why}");
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        let (clocks, random) = match settings.seed {
+            Some(seed) => (Clocks::simulated(SystemTime::UNIX_EPOCH), Random::seeded(seed)),
+            None => (host.clocks.clone(), host.random.clone()),
+        };
         let mut loaded = load::load(source, settings.load_limits, &limits, &host)?;
         let needs = match settings.needs {
             Some(needs) => Some(needs),
@@ -577,12 +655,14 @@ impl<U: Send + 'static> FunctionBuilder<U> {
                 disk: &host.disk,
                 audit: &host.audit,
                 secrets: &host.secrets,
+                clocks: &clocks,
+                random: &random,
                 sink: host.sink.as_ref(),
                 caller: &(Arc::clone(&host) as Arc<dyn Caller>),
                 needs: needs.as_ref(),
             },
         )?;
-        let given = Given { provided, link, closures: settings.closures };
+        let given = Given { provided, link, closures: settings.closures, others: settings.others };
         let linker = linker::wire(&engine, &component, &bound, given, settings.deny_at_call)?;
         let pre = linker.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?;
         let exports = export::list(&component, &engine);

@@ -2,9 +2,9 @@
 
 use crate::admission::Admission;
 use crate::cache::Cache;
-use crate::capability::Secret;
 use crate::capability::files::disk::Disk;
 use crate::capability::http::{Network, Wires};
+use crate::capability::{Clocks, Random, Secret};
 use crate::clock::Clock;
 use crate::denial::{Audit, Denial};
 use crate::engine::artefact::{Key, Use};
@@ -51,6 +51,9 @@ pub(crate) struct Inner {
     pub disk: Disk,
     pub audit: Arc<Audit>,
     pub secrets: Vec<Secret>,
+    /// Those of functions without a grant of them.
+    pub clocks: Clocks,
+    pub random: Random,
     pub sink: Option<Arc<dyn LogSink>>,
     pub functions: Registry,
     pub cache: Option<CodeCache>,
@@ -82,6 +85,8 @@ impl Host {
             network: None,
             roots: Vec::new(),
             secrets: Vec::new(),
+            clocks: Clocks::default(),
+            random: Random::default(),
             sink: None,
             store: None,
             scratch: None,
@@ -138,6 +143,8 @@ pub struct HostBuilder {
     network: Option<Arc<dyn Network>>,
     roots: Vec<Vec<u8>>,
     secrets: Vec<Secret>,
+    clocks: Clocks,
+    random: Random,
     sink: Option<Arc<dyn LogSink>>,
     store: Option<Store>,
     scratch: Option<PathBuf>,
@@ -222,6 +229,18 @@ impl HostBuilder {
     /// [`build`](HostBuilder::build).
     pub fn secret(mut self, secret: Secret) -> HostBuilder {
         self.secrets.push(secret);
+        self
+    }
+
+    /// The time that guests of functions without a grant [`Clocks`] are told. Default: [`Clocks::coarse`] at 1 ms.
+    pub fn clocks(mut self, clocks: Clocks) -> HostBuilder {
+        self.clocks = clocks;
+        self
+    }
+
+    /// The randomness that guests of functions without a grant [`Random`] are given. Default: the operating system's.
+    pub fn random(mut self, random: Random) -> HostBuilder {
+        self.random = random;
         self
     }
 
@@ -346,6 +365,8 @@ impl HostBuilder {
             disk: Disk::new(self.scratch),
             audit: Arc::default(),
             secrets: self.secrets,
+            clocks: self.clocks,
+            random: self.random,
             sink: self.sink,
             functions: Registry::default(),
             cache,

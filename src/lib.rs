@@ -46,7 +46,7 @@ pub use cache::{Cache, CacheStats};
 pub use call::{CallOptions, Options};
 pub use capability::http::{Http, Network, Stream};
 pub use capability::{Args, Clocks, Config, Dir, Env, Functions, Grant, KeyValue, Log, Random, Scratch, Stdin};
-pub use capability::{Needs, Policy, Secret, SecretSource, SecretValue, Secrets};
+pub use capability::{Needs, Policy, Secret, SecretSource, SecretValue, Secrets, TimeSource};
 pub use command::Command;
 pub use context::Context;
 pub use denial::Denial;

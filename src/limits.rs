@@ -103,7 +103,8 @@ impl Limits {
     }
 
     /// Count instructions instead of measuring busy time: the same call uses the same fuel on every machine and ends
-    /// as [`ErrorKind::OutOfFuel`] at the same instruction. Excludes [`busy`](Limits::busy).
+    /// as [`ErrorKind::OutOfFuel`] at the same instruction. Where it computes a NaN, that is the canonical one. Excludes
+    /// [`busy`](Limits::busy). See [`deterministic`](crate::FunctionBuilder::deterministic) for all else that can differ.
     ///
     /// A function with a fuel limit runs on an engine of its own kind within the Host: its code is compiled to count. It
     /// takes 0.9 to 1.2 times as long as code that is metered by time, and up to a sixth more, as it gives way every 100 000

@@ -131,7 +131,8 @@ fn most_code(bounds: &Bounds) -> u64 {
 
 /// The engine for a component in which that was found.
 fn engine_for(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
-    let image = facts.data > host.engines.sizes.profile.copies();
+    // What is copied is copied by code, which counts as fuel: a call would use more on one host than on another.
+    let image = fuel || facts.data > host.engines.sizes.profile.copies();
     host.engines.get(Flavour { asynchronous: facts.asynchronous, fuel, image }, &host.ticker)
 }
 

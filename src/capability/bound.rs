@@ -61,6 +61,9 @@ pub(crate) struct Binding<'a> {
     pub disk: &'a files::disk::Disk,
     pub audit: &'a Arc<Audit>,
     pub secrets: &'a [Secret],
+    /// What holds without a grant of them.
+    pub clocks: &'a Clocks,
+    pub random: &'a Random,
     pub sink: Option<&'a Arc<dyn LogSink>>,
     pub caller: &'a Arc<dyn Caller>,
     pub needs: Option<&'a Needs>,
@@ -78,8 +81,8 @@ impl Bound {
         let mut bound = Bound {
             function: Arc::clone(to.function),
             clock: to.clock.clone(),
-            clocks: Clocks::default(),
-            random: Random::default(),
+            clocks: to.clocks.clone(),
+            random: to.random.clone(),
             stdin: Stdin::default(),
             env: Vec::new(),
             args: Vec::new(),
@@ -223,7 +226,6 @@ impl Bound {
     pub(crate) fn view(self: &Arc<Bound>, call: Call<'_>) -> View {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(self.max_random);
-        self.clocks.view(&mut wasi);
         self.random.view(&mut wasi);
         let capture = Capture::new(Arc::clone(&self.logger), call.tenant.cloned(), call.call_id, call.max_log);
         cli::view(self, call.invocation, &capture, &mut wasi);
@@ -235,7 +237,19 @@ impl Bound {
         let (outgoing, keyvalue) = (self.outgoing(&tenant, &denials), self.keyvalue(&tenant, &denials));
         let files = self.files(&denials);
         let bound = Arc::clone(self);
-        View { bound, tenant, table, wasi: wasi.build(), http, outgoing, keyvalue, files, capture, denials }
+        View {
+            bound,
+            tenant,
+            table,
+            watch: self.clocks.watch(),
+            wasi: wasi.build(),
+            http,
+            outgoing,
+            keyvalue,
+            files,
+            capture,
+            denials,
+        }
     }
 
     pub(super) fn outgoing(&self, tenant: &Option<Arc<str>>, denials: &Denials) -> Outgoing {
@@ -324,6 +338,7 @@ mod tests {
         let caller: Arc<dyn Caller> = Arc::new(Nobody);
         let store = Store::memory();
         let disk = files::disk::Disk::default();
+        let (clocks, random) = (Clocks::default(), Random::default());
         let to = || Binding {
             function: &function,
             imports: &imports,
@@ -334,6 +349,8 @@ mod tests {
             disk: &disk,
             audit: &audit,
             secrets: &[],
+            clocks: &clocks,
+            random: &random,
             sink: None,
             caller: &caller,
             needs: None,

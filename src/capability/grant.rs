@@ -14,6 +14,17 @@ use super::{config, functions, secrets};
 #[derive(Clone, Debug)]
 pub struct Grant(pub(crate) Kind);
 
+impl Grant {
+    /// Whether a guest is told by it what differs from call to call.
+    pub(crate) fn is_of_the_machine(&self) -> bool {
+        match &self.0 {
+            Kind::Clocks(clocks) => clocks.are_the_machines(),
+            Kind::Random(random) => !random.is_seeded(),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Clocks(Clocks),

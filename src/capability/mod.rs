@@ -24,7 +24,7 @@ pub(crate) mod secrets;
 
 pub(crate) use bound::{Binding, Bound};
 pub use cli::{Args, Env, Stdin};
-pub use clocks::Clocks;
+pub use clocks::{Clocks, TimeSource};
 pub use config::Config;
 pub use files::{Dir, Scratch};
 pub use functions::Functions;
@@ -63,6 +63,7 @@ pub(crate) struct View {
     tenant: Option<Arc<str>>,
     // Before the files: what is open in them is closed before they go.
     pub table: ResourceTable,
+    watch: clocks::Watch,
     files: files::Files,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -93,6 +94,10 @@ impl View {
 
     pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+
+    fn clocks(&mut self) -> clocks::Access<'_> {
+        clocks::Access { watch: &self.watch, table: &mut self.table }
     }
 
     fn files(&mut self) -> files::Access<'_> {

@@ -43,7 +43,7 @@ use std::time::{Duration, SystemTime};
 /// `basic`, `header`, `query`, `secret`), `secrets`, `reveal`, `functions` (names, or `name`, `tenant`, `serving`),
 /// `keyvalue` (`bucket`, `prefix`, `mode`, `max_value_bytes`, `max_total_bytes`, `max_keys`), `files` (`host`, `guest`,
 /// `mode`, `max_bytes`, `max_entries`), `scratch` (`guest`, `max_bytes`, `max_entries`), `config`, `config_from_host`,
-/// `env`, `env_from_host`, `args`, `stdin`, `clocks` (`"fine"`, `{ coarse_ms = 5 }`, `{ fixed_unix_seconds = 0 }`),
+/// `env`, `env_from_host`, `args`, `stdin`, `clocks` (`"fine"`, `{ coarse_ms = 5 }`, `{ simulated_unix_seconds = 0 }`),
 /// `random` (`{ seed = 7 }`), `log` (`level`, `per_second`). A `mode` is `"ro"` or `"rw"`.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -442,7 +442,7 @@ struct Room {
 enum Time {
     Fine,
     CoarseMs(u64),
-    FixedUnixSeconds(u64),
+    SimulatedUnixSeconds(u64),
 }
 
 #[derive(Deserialize)]
@@ -493,9 +493,9 @@ impl Text {
             Ok(Grant::from(match time {
                 Time::Fine => Clocks::fine(),
                 Time::CoarseMs(step) => Clocks::coarse(Duration::from_millis(step)),
-                Time::FixedUnixSeconds(seconds) => {
+                Time::SimulatedUnixSeconds(seconds) => {
                     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-                    Clocks::fixed(time.ok_or_else(|| {
+                    Clocks::simulated(time.ok_or_else(|| {
                         Error::new(ErrorKind::Misuse, format!("no clock can stand at {seconds} seconds after 1970"))
                     })?)
                 }

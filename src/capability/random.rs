@@ -6,7 +6,8 @@ use wasmtime::component::Linker;
 use wasmtime_wasi::random::WasiRandom;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 
-/// Which randomness a guest is given. Without this grant: the operating system's, through a cryptographic generator.
+/// Which randomness a guest is given. Without this grant: that of [`HostBuilder::random`](crate::HostBuilder::random), which
+/// is the operating system's through a cryptographic generator unless you say otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Random(Option<u64>);
 
@@ -14,6 +15,10 @@ impl Random {
     /// The same bytes at every call, from `seed`: for guests whose answers must be repeatable. Not secure.
     pub fn seeded(seed: u64) -> Random {
         Random(Some(seed))
+    }
+
+    pub(crate) fn is_seeded(&self) -> bool {
+        self.0.is_some()
     }
 
     pub(super) fn view(&self, wasi: &mut WasiCtxBuilder) {

@@ -7,10 +7,13 @@ use std::hash::{Hash, Hasher};
 use wasmtime::{Config, RegallocAlgorithm, Strategy};
 
 /// Settings that only a compiler has.
-pub(super) fn tune(config: &mut Config) {
+pub(super) fn tune(config: &mut Config, flavour: Flavour) {
     config
         .strategy(Strategy::Cranelift)
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        // Who counts instructions wants the same ones everywhere: which of its many forms a NaN has is the processor's
+        // choice otherwise.
+        .cranelift_nan_canonicalization(flavour.fuel)
         // Tables that nothing here reads, a third of the code's size: for the system's unwinder, as no panic passes
         // through a guest's frames, and where in the component an instruction came from, as backtraces name functions.
         .native_unwind_info(cfg!(windows))

@@ -1,4 +1,4 @@
-//! Imports by closure: single host functions, by name and with serde values.
+//! Imports by closure: single host functions, by name and with serde values, and one for all that nothing else serves.
 
 use super::state::State;
 use super::value::{self, Mismatch, Param};
@@ -26,15 +26,15 @@ type Answer = Pin<Box<dyn Future<Output = Result<Option<Val>, Mismatch>> + Send>
 
 /// The types of an imported function.
 pub(crate) struct Signature {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) params: Vec<Param>,
     pub(super) result: Option<Type>,
 }
 
 impl Signature {
-    pub(super) fn new(name: String, ty: &ComponentFunc) -> Signature {
+    pub(super) fn new(name: impl Into<Arc<str>>, ty: &ComponentFunc) -> Signature {
         let params = ty.params().map(|(name, ty)| Param { name: name.to_owned(), ty }).collect();
-        Signature { name, params, result: ty.results().next() }
+        Signature { name: name.into(), params, result: ty.results().next() }
     }
 }
 
@@ -49,15 +49,11 @@ impl Closure {
         R: Serialize,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let call = move |context: Context, args: &[Val], signature: &Arc<Signature>| {
-            let answer = call(context, value::lift_args(args, &signature.params)?);
-            let signature = Arc::clone(signature);
-            // The embedder's own value; what the guest has no memory for, it is not given.
-            let answer: Answer =
-                Box::pin(async move { value::lower_result(&answer.await, signature.result.as_ref(), u64::MAX) });
-            Ok(answer)
-        };
-        Closure { interface: interface.to_owned(), function: function.to_owned(), call: Arc::new(call) }
+        Closure {
+            interface: interface.to_owned(),
+            function: function.to_owned(),
+            call: erased(move |context, _, args| call(context, args)),
+        }
     }
 
     /// Whether it is for that import: by the interface's name, with its version or without.
@@ -91,6 +87,41 @@ impl fmt::Display for Closure {
             interface => write!(f, "{interface}#{}", self.function),
         }
     }
+}
+
+/// A host function of the embedder's for every import that nothing else serves.
+pub(crate) struct Others(Arc<Call>);
+
+impl Others {
+    pub(crate) fn new<A, R, Fut>(call: impl Fn(Context, Arc<str>, A) -> Fut + Send + Sync + 'static) -> Others
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        Fut: Future<Output = R> + Send + 'static,
+    {
+        Others(erased(call))
+    }
+
+    /// For that import; `interface` is empty for a function that is imported by itself.
+    pub(super) fn closure(&self, interface: &str, function: &str) -> Closure {
+        Closure { interface: interface.to_owned(), function: function.to_owned(), call: Arc::clone(&self.0) }
+    }
+}
+
+fn erased<A, R, Fut>(call: impl Fn(Context, Arc<str>, A) -> Fut + Send + Sync + 'static) -> Arc<Call>
+where
+    A: DeserializeOwned,
+    R: Serialize,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    Arc::new(move |context: Context, args: &[Val], signature: &Arc<Signature>| {
+        let answer = call(context, Arc::clone(&signature.name), value::lift_args(args, &signature.params)?);
+        let signature = Arc::clone(signature);
+        // The embedder's own value; what the guest has no memory for, it is not given.
+        let answer: Answer =
+            Box::pin(async move { value::lower_result(&answer.await, signature.result.as_ref(), u64::MAX) });
+        Ok(answer)
+    })
 }
 
 fn begin(call: &Call, state: &mut State, args: &[Val], signature: &Arc<Signature>) -> wasmtime::Result<Answer> {

@@ -1,7 +1,7 @@
 //! Wires one function: compares what it imports with what it was granted, and links both.
 
 use super::Engine;
-use super::import::Closure;
+use super::import::{Closure, Others};
 use super::served::Served;
 use super::state::{State, TooEarly};
 use crate::capability::{self, Bound};
@@ -23,6 +23,8 @@ pub(crate) struct Given<'a, L> {
     /// None if there is nothing to bring.
     pub link: Option<L>,
     pub closures: Vec<Closure>,
+    /// For what nothing else is for.
+    pub others: Option<Others>,
 }
 
 /// A linker for the component: the standard interfaces, then the embedder's, then denials if those were asked for.
@@ -30,16 +32,24 @@ pub(crate) fn wire<'a, L: FnOnce(&mut Linker<State>) -> wasmtime::Result<()>>(
     engine: &'a Engine,
     component: &Component,
     bound: &Bound,
-    given: Given<'_, L>,
+    mut given: Given<'_, L>,
     deny_at_call: bool,
 ) -> Result<Cow<'a, Linker<State>>> {
     let ty = component.component_type();
-    let others = ty.imports(&engine.wasmtime).filter(|(name, _)| {
+    let unprovided = |name: &str| {
         let provided = given.provided.iter().any(|known| same_track(known, name));
         !provided && !capability::is_linked(name) && !bound.provides(name)
-    });
+    };
+    if let Some(others) = &given.others {
+        let imports =
+            ty.imports(&engine.wasmtime).filter(|(name, _)| unprovided(name) && bound.serving(name).is_none());
+        let closures = imports.flat_map(|(name, import)| remaining(engine, name, &import.ty, others, &given.closures));
+        let closures: Vec<Closure> = closures.collect();
+        given.closures.extend(closures);
+    }
+    let unprovided = ty.imports(&engine.wasmtime).filter(|(name, _)| unprovided(name));
     let (mut missing, mut closed, mut served) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, import) in others {
+    for (name, import) in unprovided {
         if let Some(function) = bound.serving(name) {
             served.push(Served::find(engine, name, import.ty, function)?);
             continue;
@@ -125,6 +135,29 @@ fn fail_early(
         })
     } else {
         linker.func_new(member, move |_, _, _, _| Err(fail()))
+    }
+}
+
+/// Of an import, the functions for which there is no closure, each with one that is for all others.
+fn remaining(engine: &Engine, name: &str, item: &ComponentItem, others: &Others, closures: &[Closure]) -> Vec<Closure> {
+    let standard = ["wasi:", "isopod:"].iter().any(|namespace| name.starts_with(namespace));
+    let is_free = |interface: &str, function: &str| !closures.iter().any(|closure| closure.is_for(interface, function));
+    match item {
+        _ if standard => Vec::new(),
+        ComponentItem::ComponentFunc(_) if is_free("", name) => vec![others.closure("", name)],
+        ComponentItem::ComponentInstance(interface) => {
+            let members: Vec<_> = interface.exports(&engine.wasmtime).collect();
+            // Which nobody can give but by `world!`.
+            if members.iter().any(|(_, member)| matches!(member.ty, ComponentItem::Resource(_))) {
+                return Vec::new();
+            }
+            let functions = members.iter().filter(|(_, member)| matches!(member.ty, ComponentItem::ComponentFunc(_)));
+            functions
+                .filter(|(member, _)| is_free(name, member))
+                .map(|(member, _)| others.closure(name, member))
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 

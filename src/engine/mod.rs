@@ -303,7 +303,7 @@ fn config(flavour: Flavour, profile: Profile) -> Config {
         .wasm_backtrace_max_frames(Some(BACKTRACE))
         // Not from an environment variable: it would also change what compiled code is compatible with.
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
-    compiler::tune(&mut config);
+    compiler::tune(&mut config, flavour);
     config
 }
 

@@ -1,10 +1,10 @@
 //! What stands for the compiler in a build without the feature `compiler`.
 
 use super::artefact::Digest;
-use super::{Component, Engine, Profile};
+use super::{Component, Engine, Flavour, Profile};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) fn tune(_: &mut wasmtime::Config) {}
+pub(super) fn tune(_: &mut wasmtime::Config, _: Flavour) {}
 
 /// Fails, and says what to do instead.
 pub(crate) fn compile(_: &Engine, _: &[u8]) -> Result<Component> {

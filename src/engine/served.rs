@@ -81,7 +81,7 @@ async fn invoke(
         return Err(exceeded(Limit::Transfer, "its arguments have more values than pass at once").into());
     }
     let args = value::lift_args(args, &signature.params).map_err(|e| Unfit::new(signature, "arguments", &e))?;
-    let answer = functions::ask(store, function, signature.name.clone(), args).await??;
+    let answer = functions::ask(store, function, signature.name.to_string(), args).await??;
     // The types are the caller's, who may have chosen them to make much of little.
     let most = store.data().bound.max_input;
     let answer = match value::lower_result(&answer, signature.result.as_ref(), most) {

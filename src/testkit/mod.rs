@@ -1,21 +1,37 @@
-//! What those test with who implement a trait of ours, and those who want to see the limits hold.
+//! What those test with who write plugins or host functions, who implement a trait of ours, and who want to see the limits
+//! hold.
+//!
+//! [`Host`] runs functions as your application does, and has the test say what is around them: what their imports answer,
+//! what comes back from other machines, what time it is, what fails.
 //!
 //! [`prove`] runs the [`corpus`], guests that were written to break out, against a [`Host`](crate::Host) of yours, and
 //! reports which promises held.
 
 mod attack;
+mod capture;
 mod case;
+mod clock;
 pub mod conformance;
 mod corpus;
+mod faults;
+mod host;
 mod judge;
 mod ledger;
+mod mocks;
 mod promise;
 mod prove;
 mod report;
+mod script;
 mod watch;
 
+pub use capture::{Logged, Used};
 pub use case::Case;
+pub use clock::Clock;
 pub use corpus::corpus;
+pub use faults::Faults;
+pub use host::Host;
+pub use mocks::{Asked, Mock};
 pub use promise::Promise;
 pub use prove::{Prove, prove};
 pub use report::{Finding, Report};
+pub use script::Exchange;

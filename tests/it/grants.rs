@@ -83,16 +83,16 @@ async fn clocks_are_coarse_unless_granted_fine() {
 }
 
 #[tokio::test]
-async fn clocks_stand_still_if_granted_so() {
+async fn simulated_clocks_begin_where_they_are_told() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_007);
     for clock in wall_clocks() {
-        assert_eq!(read(&load(&clock, Some(Clocks::fixed(time).into())).await).await, 1_000_000_007_000_000_000);
+        assert_eq!(read(&load(&clock, Some(Clocks::simulated(time).into())).await).await, 1_000_000_007_000_000_000);
         let coarse = load(&clock, Some(Clocks::coarse(Duration::from_secs(10)).into())).await;
         assert_eq!(read(&coarse).await % 10_000_000_000, 0);
     }
     for clock in monotonic_clocks() {
-        let fixed = load(&clock, Some(Clocks::fixed(time).into())).await;
-        assert_eq!((read(&fixed).await, read(&fixed).await), (0, 0));
+        let simulated = load(&clock, Some(Clocks::simulated(time).into())).await;
+        assert_eq!((read(&simulated).await, read(&simulated).await), (0, 0));
     }
 }
 
@@ -119,6 +119,25 @@ async fn randomness_repeats_only_if_seeded() {
         assert_eq!((read(&one).await, read(&same).await), (bits, bits), "{source}");
         assert_ne!(read(&other).await, bits, "{source}");
     }
+}
+
+/// What holds for all functions of a host holds for those that are granted nothing else.
+#[tokio::test]
+async fn a_host_has_clocks_and_randomness_of_its_own() {
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+    let own = isopod::Host::builder().clocks(Clocks::simulated(start)).random(Random::seeded(7)).build().unwrap();
+    let run = async |wat: &str, grant: Option<Grant>| {
+        let builder = own.function("reader").component_wat(wat);
+        let builder = grant.into_iter().fold(builder, isopod::FunctionBuilder::grant);
+        read(&builder.load().await.unwrap()).await
+    };
+    for clock in wall_clocks() {
+        assert_eq!(run(&clock, None).await, 5_000_000_000);
+        assert!(run(&clock, Some(Clocks::default().into())).await > 1_000_000_000_000_000_000);
+    }
+    let random = reads_u64("wasi:random/random@0.3.0", "get-random-u64");
+    assert_eq!(run(&random, None).await, run(&random, Some(Random::seeded(7).into())).await);
+    assert_ne!(run(&random, None).await, run(&random, Some(Random::seeded(8).into())).await);
 }
 
 /// A grant for an interface that the component does not import would be a setting without effect.

@@ -3,6 +3,7 @@
 use crate::support::{built, host, text};
 use isopod::{CallOptions, Context, ErrorKind, Function, FunctionBuilder, Limits, ms};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
 /// A component that passes its calls on to an interface of two functions, and to one that stands by itself.
@@ -195,4 +196,47 @@ async fn closures_serve_async_imports() {
         .unwrap();
     let reply = function.call::<u32>("run", ()).await.unwrap();
     assert_eq!((reply.value, reply.usage.host_calls), (11, 2));
+}
+
+/// One host function for all that nothing else serves: told which it is, and strict about what it gives.
+#[tokio::test]
+async fn one_closure_serves_all_imports_that_no_other_does() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let book = Arc::clone(&asked);
+    let builder = passes_on().import("acme:db/query", "add", async |_, (a, b): (u32, u32)| a * b);
+    let function = builder
+        .import_others(move |context, import, arguments: Vec<Value>| {
+            book.lock().unwrap().push((context.function().to_owned(), import.to_string(), arguments));
+            let answer = if import.ends_with("#get") { json!("found") } else { json!(null) };
+            async move { answer }
+        })
+        .load()
+        .await
+        .unwrap();
+    assert_eq!(function.call::<u32>("add", (2, 3)).await.unwrap().value, 6, "its own comes first");
+    assert_eq!(function.call::<String>("get", ("k",)).await.unwrap().value, "found");
+    function.call::<()>("log", (7,)).await.unwrap();
+    let expected = [("acme:db/query@1.2.0#get", json!(["k"])), ("log", json!([7]))];
+    let asked = asked.lock().unwrap();
+    let asked: Vec<(&str, Value)> = asked.iter().map(|(_, import, args)| (import.as_str(), json!(args))).collect();
+    assert_eq!(asked, expected);
+
+    let misfit = passes_on().import_others(async |_, _, _: Vec<Value>| json!({ "no": "string" })).load().await.unwrap();
+    let error = misfit.call::<String>("get", ("k",)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse, "{}", text(&error));
+    assert!(error.to_string().contains("acme:db/query@1.2.0#get"), "{}", text(&error));
+}
+
+/// It is for nobody's standard interfaces, and for none with resources.
+#[tokio::test]
+async fn one_closure_for_all_others_opens_nothing_else() {
+    let nothing = async |_: Context, _: Arc<str>, _: Vec<Value>| json!(null);
+    complete().import_others(nothing).load().await.unwrap();
+    let standard = r#"(component (import "wasi:keyvalue/store@0.2.0-draft2" (instance (export "f" (func)))))"#;
+    let error = host().function("f").component_wat(standard).import_others(nothing).load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UngrantedImport, "{}", text(&error));
+    let shapes = host().function("shapes").component_file(built("shapes")).import_others(nothing);
+    let error = shapes.load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UngrantedImport, "{}", text(&error));
+    assert!(error.to_string().contains("test:shapes/db"), "{}", text(&error));
 }

@@ -4,6 +4,7 @@ mod attacks;
 mod bad_input;
 mod cache;
 mod calls;
+mod deterministic;
 mod dynamic;
 mod egress;
 mod errors;
@@ -15,6 +16,8 @@ mod guests;
 mod imports;
 #[cfg(all(feature = "embedded", feature = "testkit"))]
 mod keyvalue;
+#[cfg(feature = "testkit")]
+mod kit;
 mod limits;
 mod logging;
 mod overlap;

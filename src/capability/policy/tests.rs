@@ -53,7 +53,7 @@ fn the_words_are_those_of_the_grants() {
         ("args = [\"a\"]\nstdin = \"x\"", vec![Args::new(["a"]).into(), Stdin::bytes("x").into()]),
         ("clocks = \"fine\"", vec![Clocks::fine().into()]),
         ("clocks = { coarse_ms = 5 }", vec![Clocks::coarse(Duration::from_millis(5)).into()]),
-        ("clocks = { fixed_unix_seconds = 0 }", vec![Clocks::fixed(SystemTime::UNIX_EPOCH).into()]),
+        ("clocks = { simulated_unix_seconds = 0 }", vec![Clocks::simulated(SystemTime::UNIX_EPOCH).into()]),
         ("random = { seed = 7 }", vec![Random::seeded(7).into()]),
         ("log = { level = \"info\", per_second = 9 }", vec![Log::level(Level::Info).per_second(9).into()]),
     ];
@@ -151,7 +151,7 @@ fn needs_never_widen_clocks() {
         let narrowed = Needs::from_toml(needs).unwrap().narrow(vec![Kind::Clocks(clocks)]).unwrap();
         narrowed.kept.len() == 1
     };
-    assert!(kept("", Clocks::fixed(SystemTime::UNIX_EPOCH)) && kept("", Clocks::coarse(Duration::from_secs(1))));
+    assert!(kept("", Clocks::simulated(SystemTime::UNIX_EPOCH)) && kept("", Clocks::coarse(Duration::from_secs(1))));
     assert!(!kept("", Clocks::fine()) && !kept("", Clocks::coarse(Duration::from_micros(1))));
     assert!(kept("clocks = \"fine\"", Clocks::fine()));
 }
