@@ -12,8 +12,12 @@ use isopod::testkit::prove;
 use isopod::{Host, Limits};
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> Result<ExitCode> {
+fn main() -> Result<ExitCode> {
+    isopod::compile_worker();
+    tokio::runtime::Runtime::new()?.block_on(run())
+}
+
+async fn run() -> Result<ExitCode> {
     let (mut rounds, mut limits, mut host, mut only) = (1, Limits::default(), Host::builder(), String::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {

@@ -100,6 +100,8 @@ pub enum Limit {
     Depth,
     /// Calls of functions by functions.
     Calls,
+    /// Bytes of the headers of a request or a response, 32 KiB.
+    Headers,
 }
 
 impl fmt::Display for Limit {
@@ -112,6 +114,7 @@ impl fmt::Display for Limit {
             Limit::Random => "random_bytes",
             Limit::Depth => "depth",
             Limit::Calls => "calls",
+            Limit::Headers => "headers",
         })
     }
 }

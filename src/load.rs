@@ -140,21 +140,21 @@ fn engine_for(facts: &Facts, fuel: bool, host: &Inner) -> Result<Arc<Engine>> {
 fn compile(bytes: &[u8], rules: &Rules, limits: &Resolved, host: &Inner) -> Result<(Loaded, Facts)> {
     let facts = precheck::inspect(bytes, rules.bounds).map_err(refused)?;
     let engine = engine_for(&facts, limits.fuel.is_some(), host)?;
-    let component = translate(bytes, rules, &facts, &engine, host)?;
+    let component = translate(bytes, rules, &engine, host)?;
     let section = section(bytes).map(|section| section.map(<[u8]>::to_vec));
     Ok((Loaded::new(engine, component, &facts, section), facts))
 }
 
 #[cfg(feature = "compiler")]
-fn translate(bytes: &[u8], rules: &Rules, facts: &Facts, engine: &Engine, host: &Inner) -> Result<Component> {
+fn translate(bytes: &[u8], rules: &Rules, engine: &Engine, host: &Inner) -> Result<Component> {
     match &host.workers {
-        Some(workers) if rules.apart => workers.compile(engine, facts, bytes),
+        Some(workers) if rules.apart => workers.compile(engine, bytes, most_code(&rules.bounds)),
         _ => compiler::compile(engine, bytes),
     }
 }
 
 #[cfg(not(feature = "compiler"))]
-fn translate(bytes: &[u8], _: &Rules, _: &Facts, engine: &Engine, _: &Inner) -> Result<Component> {
+fn translate(bytes: &[u8], _: &Rules, engine: &Engine, _: &Inner) -> Result<Component> {
     compiler::compile(engine, bytes)
 }
 

@@ -118,7 +118,6 @@ struct Order {
     flavour: Flavour,
     density: bool,
     pooled: bool,
-    facts: Facts,
     memory: u64,
     /// Seconds of all threads together.
     processor: u64,
@@ -178,8 +177,8 @@ impl Workers {
         &self.spec
     }
 
-    /// Compiles a component in which the pre-check found that; to be called where blocking is allowed.
-    pub(crate) fn compile(&self, engine: &Engine, facts: &Facts, bytes: &[u8]) -> Result<Component> {
+    /// Compiles a component, to code of at most so many bytes; to be called where blocking is allowed.
+    pub(crate) fn compile(&self, engine: &Engine, bytes: &[u8], most: u64) -> Result<Component> {
         {
             let mut free = self.free.lock();
             if self.freed.wait_while_for(&mut free, |free| *free == 0, self.spec.time).timed_out() {
@@ -196,12 +195,12 @@ impl Workers {
             flavour: engine.flavour,
             density: engine.profile == Profile::Density,
             pooled: engine.pooled,
-            facts: *facts,
             memory: self.spec.memory,
             processor: self.spec.time.as_secs().saturating_add(1).saturating_mul(cores),
             key,
         };
-        let most = usize::try_from(facts.bytes.saturating_mul(64)).unwrap_or(usize::MAX).saturating_add(16 << 20);
+        // With the head of an artefact, or a refusal's reasons.
+        let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(MAX_REASONS);
         let child = self.start()?;
         let Answer { bytes: answer, in_time, status } = talk(child, &order, bytes, self.spec.time, most)?;
         let CompileWorker { memory, time, .. } = self.spec;
@@ -399,7 +398,8 @@ fn answer(order: &Order, component: &[u8]) -> std::result::Result<Packed, Vec<St
         fuel: order.flavour.fuel,
         compatibility: compatibility.unwrap_or_default(),
         digest: *blake3::hash(component).as_bytes(),
-        facts: order.facts,
+        // The host has its own.
+        facts: Facts::default(),
         needs: None,
         length: 0,
         gap: (0, 0),

@@ -4,6 +4,7 @@ use super::import::Unfit;
 use super::linker::Refused;
 use super::state::{State, Stop, TooEarly};
 use crate::capability::functions::Unanswered;
+use crate::capability::http::MAX_FIELDS;
 use crate::error::{Error, ErrorKind, Limit};
 use crate::limits::Resolved;
 use crate::text::head;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, WasmtimeBug};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::FieldMapError;
 
 /// Texts by which wasmtime 48 reports what has no type of its own. A test provokes each of them.
 const TRANSFER: &str = "fuel allocated for hostcalls has been exhausted";
@@ -120,6 +122,10 @@ fn classify(error: &wasmtime::Error, state: &State, limits: &Resolved) -> Error 
     }
     if error.is::<ResourceTableError>() && matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
         return handles(limits);
+    }
+    if let Some(FieldMapError::TotalSizeTooBig | FieldMapError::TooManyFields) = error.downcast_ref() {
+        let text = format!("it made headers of more than the {MAX_FIELDS} bytes that one set of them may have");
+        return exceeded(Limit::Headers, text);
     }
     // The innermost cause names the fault; what stands around it is context.
     let text = error.root_cause().to_string();

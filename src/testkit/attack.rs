@@ -3,10 +3,12 @@
 use super::case::{Attack, Case, Figures, LONGEST, Wire};
 use super::judge::{Ended, Fault, Outcome};
 use super::promise::Promise;
+use super::prove::With;
 use crate::{CallOptions, Error, ErrorKind, Function, Host, Limits, LoadLimits, Result, Reuse, ms};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a guest is waited for that nothing stops.
@@ -22,6 +24,7 @@ pub(super) struct Terms {
     pub host: Host,
     pub load: LoadLimits,
     pub reuse: Option<Reuse>,
+    pub with: Arc<With>,
 }
 
 /// A case and its function, to be run any number of times.
@@ -48,6 +51,7 @@ impl Shot {
         if let Some(reuse) = terms.reuse.clone().filter(|_| matches!(case.attack, Attack::Again)) {
             builder = builder.reuse(reuse);
         }
+        let builder = (terms.with)(&case, builder);
         let started = Instant::now();
         let function = builder.load().await;
         Ok(Shot { figures: filled, function, wire, took: started.elapsed(), case })

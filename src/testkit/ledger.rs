@@ -34,7 +34,7 @@ struct Line {
 impl Ledger {
     pub(super) fn new() -> Ledger {
         let always = [Promise::Text, Promise::Fresh, Promise::Seats, Promise::Punctual, Promise::Resident];
-        let always = always.into_iter().chain([Promise::Neighbours]);
+        let always = always.into_iter().chain([Promise::Neighbours, Promise::Compiling]);
         Ledger {
             started: Instant::now(),
             benign: 0,
@@ -94,11 +94,13 @@ impl Ledger {
                 Promise::Resident => format!("{:.1} MiB beyond the guests'", self.over as f64 / 1_048_576.0),
                 Promise::Neighbours => format!("p99 {:.1?}, alone {:.1?}", self.p99.1, self.p99.0),
                 Promise::Seats => format!("{} calls at once after it", self.house),
+                Promise::Compiling if line.broken => "in this process".into(),
+                Promise::Compiling => "in a process of its own".into(),
                 _ => seen(promise, line.far),
             },
             cases: match promise {
                 Promise::Punctual | Promise::Resident | Promise::Neighbours | Promise::Seats | Promise::Text => all,
-                Promise::Fresh => all,
+                Promise::Fresh | Promise::Compiling => all,
                 _ => line.cases.len(),
             },
             faults: line.faults,

@@ -50,6 +50,9 @@ pub enum Promise {
     Nesting,
     /// The same for its [`values`](crate::LoadLimits::values).
     Values,
+    /// Strangers' components are compiled where that is bounded in memory and time: by a
+    /// [`compile_worker`](crate::compile_worker).
+    Compiling,
     /// What is no component, or of a proposal that is off, does not load.
     Invalid,
     /// A value that breaks the canonical ABI reaches nobody.
@@ -122,6 +125,7 @@ words! {
     Adapters "load: adapters",
     Nesting "load: nesting",
     Values "load: values",
+    Compiling "compiling",
     Invalid "valid components",
     Abi "canonical ABI",
     Trap "traps",

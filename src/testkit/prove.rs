@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::promise::Promise;
 use super::report::Report;
 use super::watch::{Neighbours, Watch, p99, resident};
-use crate::{BoxFuture, Host, Limits, LoadLimits, Result, Reuse, Trust, ms};
+use crate::{BoxFuture, FunctionBuilder, Host, Limits, LoadLimits, Result, Reuse, Trust, ms};
 use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,7 @@ pub fn prove(host: &Host) -> Prove {
         rounds: 1,
         tick: ms(1),
         only: Box::new(|_| true),
+        with: Arc::new(|_, builder| builder),
     }
 }
 
@@ -61,7 +62,11 @@ pub struct Prove {
     rounds: u32,
     tick: Duration,
     only: Box<dyn Fn(&Case) -> bool + Send>,
+    with: Arc<With>,
 }
+
+/// What each guest is loaded with besides.
+pub(super) type With = dyn Fn(&Case, FunctionBuilder) -> FunctionBuilder + Send + Sync;
 
 impl Prove {
     /// The limits that your functions have. A time of more than 5 s is tried as 5 s, and fuel of more than 500 million
@@ -93,6 +98,14 @@ impl Prove {
     /// Runs only those guests of the corpus. What it says of other promises is then said by few guests or none.
     pub fn only(mut self, which: impl Fn(&Case) -> bool + Send + 'static) -> Prove {
         self.only = Box::new(which);
+        self
+    }
+
+    /// What you load your functions with besides their limits, such as [`grant`](crate::FunctionBuilder::grant)s and
+    /// [`import`](crate::FunctionBuilder::import)s: `load` is given each guest and its builder. Whatever the builder refuses,
+    /// as it has no effect on that guest, is a load that failed: add it to those that import it.
+    pub fn with(mut self, load: impl Fn(&Case, FunctionBuilder) -> FunctionBuilder + Send + Sync + 'static) -> Prove {
+        self.with = Arc::new(load);
         self
     }
 
@@ -134,8 +147,8 @@ async fn run(prove: Prove) -> Result<Report> {
     for n in 0..20 {
         let _ = (neighbours.answer(n).await, neighbours.scan().await);
     }
-    let Prove { host, load, reuse, rounds, tick, only, .. } = prove;
-    let terms = Terms { host, load, reuse };
+    let Prove { host, load, reuse, rounds, tick, only, with, .. } = prove;
+    let terms = Terms { host, load, reuse, with };
     let mut proof = Proof { terms, theirs, neighbours, rounds, tick, watch: Watch::start(), ledger: Ledger::new() };
     let (loads, calls): (Vec<Case>, Vec<Case>) = corpus()
         .into_iter()
@@ -172,6 +185,7 @@ async fn run(prove: Prove) -> Result<Report> {
         let text = format!("{} MiB more after the last round than after half of them", (now - half) >> 20);
         proof.ledger.fault(&Fault::new(Promise::Resident, text));
     }
+    proof.compiling();
     proof.house().await;
     let Proof { ledger, theirs, .. } = proof;
     Ok(ledger.report(&theirs, rounds))
@@ -308,6 +322,19 @@ impl Proof {
         soon(|| resident().is_none_or(|now| now <= before + LEFT)).await;
         resident()
     }
+
+    /// Who compiles.
+    #[cfg(feature = "compiler")]
+    fn compiling(&mut self) {
+        if self.terms.host.compile_worker().is_none() {
+            let text =
+                "strangers' components are compiled in this process; begin `main` with `isopod::compile_worker()`";
+            self.ledger.fault(&Fault::new(Promise::Compiling, text));
+        }
+    }
+
+    #[cfg(not(feature = "compiler"))]
+    fn compiling(&mut self) {}
 
     /// As many calls at once as there are seats: none is lost, and no slot.
     async fn house(&mut self) {

@@ -68,9 +68,11 @@ impl Exchange<'_> {
     }
 }
 
+type Make = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
+
 #[derive(Clone)]
 enum Answer {
-    Whole(Arc<dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync>),
+    Whole(Arc<Make>),
     Part(Bytes),
     Nothing,
 }

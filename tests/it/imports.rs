@@ -217,7 +217,7 @@ async fn one_closure_serves_all_imports_that_no_other_does() {
     assert_eq!(function.call::<String>("get", ("k",)).await.unwrap().value, "found");
     function.call::<()>("log", (7,)).await.unwrap();
     let expected = [("acme:db/query@1.2.0#get", json!(["k"])), ("log", json!([7]))];
-    let asked = asked.lock().unwrap();
+    let asked = std::mem::take(&mut *asked.lock().unwrap());
     let asked: Vec<(&str, Value)> = asked.iter().map(|(_, import, args)| (import.as_str(), json!(args))).collect();
     assert_eq!(asked, expected);
 

@@ -25,7 +25,7 @@ mod policy;
 mod precompiled;
 mod prewarm;
 mod profiles;
-#[cfg(feature = "testkit")]
+#[cfg(all(feature = "compiler", feature = "testkit"))]
 mod proof;
 mod reuse;
 // The example checks what it claims.

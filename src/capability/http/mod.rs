@@ -293,7 +293,7 @@ impl fmt::Debug for Http {
 }
 
 /// Bytes of one set of headers or trailers.
-pub(super) const MAX_FIELDS: usize = 32 * 1024;
+pub(crate) const MAX_FIELDS: usize = 32 * 1024;
 
 /// All `Http` grants of one function, and its connections.
 pub(crate) struct Egress {

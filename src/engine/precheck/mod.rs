@@ -8,7 +8,6 @@
 mod effort;
 mod survey;
 
-use serde::{Deserialize, Serialize};
 use survey::Survey;
 use wasmparser::{Parser, Payload};
 
@@ -25,7 +24,7 @@ pub(crate) struct Bounds {
 
 /// What was found. Of each bound, the most that was held against it: the same component passes whatever bounds these
 /// fit, without being read again.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
     /// Whether it needs component-model async: `async` functions, streams, futures, or any WASI 0.3 interface.
     pub asynchronous: bool,

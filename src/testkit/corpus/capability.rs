@@ -3,8 +3,8 @@
 use super::shell::*;
 use crate::ErrorKind::Denied;
 use crate::testkit::case::{Attack, Case};
-use crate::testkit::promise::Promise::{Calls, Depth, Fresh, Grants, Network, Quota};
-use crate::{Functions, Http, KeyValue, MIB, Reuse, Scratch, Secret, Secrets};
+use crate::testkit::promise::Promise::{Calls, Depth, Fresh, Grants, Quota};
+use crate::{Dir, Functions, KeyValue, MIB, Reuse, Scratch, Secret, Secrets};
 use serde_json::json;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -66,15 +66,12 @@ pub(super) fn cases() -> Vec<Case> {
         })
         .with(|builder, _| builder.grant(Secrets::of(Secret::value("canary", String::from("the canary's own value")))))
         .gives(|_| json!(20)),
-        Case::new("other names of this machine", 22, Network, |_| asks(AUTHORITIES).into())
-            .with(|builder, _| builder.grant(Http::to("http://prove.invalid")))
-            .gives(|_| json!(AUTHORITIES.len() * 100)),
-        Case::new("a granted name that leads to this machine", 21, Network, |_| asks(&["localhost", "localhost:80"]).into())
-            .with(|builder, _| builder.grant(Http::to("http://localhost")))
-            .gives(|_| json!(2 * 100)),
         Case::new("paths that lead out", 25, Quota, |_| opens(OUT).into())
             .with(|builder, _| builder.grant(Scratch::at("/s")))
             .gives(|_| json!(OUT.len())),
+        Case::new("devices", 26, Quota, |_| opens(DEVICES).into())
+            .with(|builder, _| builder.grant(Dir::read_only("/dev", "/d")))
+            .gives(|_| json!(DEVICES.len())),
         Case::new("a link that leads out", 25, Quota, |_| {
             let texts = r#"(data (i32.const 1024) "/etc") (data (i32.const 1032) "l") (data (i32.const 1040) "l/passwd")"#;
             let body = format!(
@@ -176,18 +173,6 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A guest whose `run` gives a number that `body` computes, with `$n`, `$d` and `$made` to count in.
-fn counts(types: &str, lowered: &[Import<'_>], body: &str) -> String {
-    counts_with(types, lowered, "", body)
-}
-
-fn counts_with(types: &str, lowered: &[Import<'_>], data: &str, body: &str) -> String {
-    let data = format!(r#"(data (i32.const 1024) "canary") {data}"#);
-    let body =
-        format!(r#"{data} (func (export "run") (result i32) (local $n i32) (local $d i32) (local $made i32) {body})"#);
-    importing_to("(result u32)", types, lowered, &body)
-}
-
 const NETWORK: &str = r#"(component
     (import "wasi:sockets/network@0.2.0" (instance $network (export "network" (type (sub resource)))))
     (alias export $network "network" (type $network-type))
@@ -260,6 +245,9 @@ const OUT: &[&str] = &[
     "\\00",
 ];
 
+/// Of which some are never read to their end, and some wait for somebody.
+const DEVICES: &[&str] = &["null", "zero", "full", "random", "tty", "stdin", "fd/0"];
+
 /// A guest that opens these, and counts what it was refused.
 fn opens(paths: &[&str]) -> String {
     let mut body = FIRST.to_owned();
@@ -292,126 +280,6 @@ const DELETE: Import<'static> = ("delete", r#"$store "[method]bucket.delete""#, 
 /// The bucket, as `$d`.
 const BUCKET: &str = "(call $open (i32.const 512) (i32.const 12) (i32.const 8))
     (if (i32.load8_u (i32.const 8)) (then unreachable)) (local.set $d (i32.load (i32.const 12)))";
-
-/// Ways to name this machine, and others that nobody granted.
-const AUTHORITIES: &[&str] = &[
-    "127.0.0.1",
-    "127.1",
-    "0x7f.1",
-    "0x7f000001",
-    "2130706433",
-    "0177.0.0.1",
-    "[::1]",
-    "[::ffff:127.0.0.1]",
-    "0.0.0.0",
-    "localhost",
-    "169.254.169.254",
-    "10.0.0.1",
-    "user@prove.invalid",
-    "prove.invalid@127.0.0.1",
-    "prove.invalid:81",
-    "x.prove.invalid",
-    "prove.invalid.x",
-    "[fd00::1]",
-    "100.64.0.1",
-];
-
-/// WASI 0.2's outgoing requests, as `$types` and `$handler`.
-const HTTP: &str = r#"(import "wasi:http/types@0.2.0" (instance $types
-        (alias outer 1 $pollable (type $p')) (export "pollable" (type $p (eq $p')))
-        (export "fields" (type $fields (sub resource)))
-        (export "outgoing-request" (type $request (sub resource)))
-        (export "request-options" (type $options (sub resource)))
-        (export "incoming-response" (type $response (sub resource)))
-        (export "future-incoming-response" (type $future (sub resource)))
-        (type $s' (variant (case "HTTP") (case "HTTPS") (case "other" string))) (export "scheme" (type $s (eq $s')))
-        (type $d' (record (field "rcode" (option string)) (field "info-code" (option u16))))
-        (export "DNS-error-payload" (type $d (eq $d')))
-        (type $t' (record (field "alert-id" (option u8)) (field "alert-message" (option string))))
-        (export "TLS-alert-received-payload" (type $t (eq $t')))
-        (type $f' (record (field "field-name" (option string)) (field "field-size" (option u32))))
-        (export "field-size-payload" (type $f (eq $f')))
-        (type $e' (variant (case "DNS-timeout") (case "DNS-error" $d) (case "destination-not-found")
-            (case "destination-unavailable") (case "destination-IP-prohibited") (case "destination-IP-unroutable")
-            (case "connection-refused") (case "connection-terminated") (case "connection-timeout")
-            (case "connection-read-timeout") (case "connection-write-timeout") (case "connection-limit-reached")
-            (case "TLS-protocol-error") (case "TLS-certificate-error") (case "TLS-alert-received" $t)
-            (case "HTTP-request-denied") (case "HTTP-request-length-required")
-            (case "HTTP-request-body-size" (option u64)) (case "HTTP-request-method-invalid")
-            (case "HTTP-request-URI-invalid") (case "HTTP-request-URI-too-long")
-            (case "HTTP-request-header-section-size" (option u32)) (case "HTTP-request-header-size" (option $f))
-            (case "HTTP-request-trailer-section-size" (option u32)) (case "HTTP-request-trailer-size" $f)
-            (case "HTTP-response-incomplete") (case "HTTP-response-header-section-size" (option u32))
-            (case "HTTP-response-header-size" $f) (case "HTTP-response-body-size" (option u64))
-            (case "HTTP-response-trailer-section-size" (option u32)) (case "HTTP-response-trailer-size" $f)
-            (case "HTTP-response-transfer-coding" (option string)) (case "HTTP-response-content-coding" (option string))
-            (case "HTTP-response-timeout") (case "HTTP-upgrade-failed") (case "HTTP-protocol-error")
-            (case "loop-detected") (case "configuration-error") (case "internal-error" (option string))))
-        (export "error-code" (type $e (eq $e')))
-        (export "[constructor]fields" (func (result (own $fields))))
-        (export "[constructor]outgoing-request" (func (param "headers" (own $fields)) (result (own $request))))
-        (export "[method]outgoing-request.set-scheme"
-            (func (param "self" (borrow $request)) (param "scheme" (option $s)) (result (result))))
-        (export "[method]outgoing-request.set-path-with-query"
-            (func (param "self" (borrow $request)) (param "path" (option string)) (result (result))))
-        (export "[method]outgoing-request.set-authority"
-            (func (param "self" (borrow $request)) (param "authority" (option string)) (result (result))))
-        (export "[method]future-incoming-response.subscribe" (func (param "self" (borrow $future)) (result (own $p))))
-        (export "[method]future-incoming-response.get" (func (param "self" (borrow $future))
-            (result (option (result (result (own $response) (error $e)))))))))
-    (alias export $types "outgoing-request" (type $outgoing))
-    (alias export $types "request-options" (type $request-options))
-    (alias export $types "future-incoming-response" (type $incoming))
-    (alias export $types "error-code" (type $code))
-    (import "wasi:http/outgoing-handler@0.2.0" (instance $handler
-        (alias outer 1 $outgoing (type $r')) (export "outgoing-request" (type $r (eq $r')))
-        (alias outer 1 $request-options (type $o')) (export "request-options" (type $o (eq $o')))
-        (alias outer 1 $incoming (type $f')) (export "future-incoming-response" (type $f (eq $f')))
-        (alias outer 1 $code (type $e')) (export "error-code" (type $e (eq $e')))
-        (export "handle" (func (param "request" (own $r)) (param "options" (option (own $o)))
-            (result (result (own $f) (error $e)))))))"#;
-
-/// A guest that sends a request to each, and counts a hundred for each that was denied before anything was sent, and one
-/// for each that failed otherwise.
-fn asks(authorities: &[&str]) -> String {
-    let (mut data, mut body) = (r#"(data (i32.const 1000) "/")"#.to_owned(), String::new());
-    for (n, authority) in authorities.iter().enumerate() {
-        let at = 1_024 + 64 * n;
-        data += &format!(r#"(data (i32.const {at}) "{authority}")"#);
-        body += &format!("(call $ask (i32.const {at}) (i32.const {}))", authority.len());
-    }
-    // The codes `destination-IP-prohibited` and `HTTP-request-denied`.
-    let ask = r#"(global $count (mut i32) (i32.const 0))
-        (func $code (param $c i32) (global.set $count (i32.add (global.get $count)
-            (select (i32.const 100) (i32.const 1)
-                (i32.or (i32.eq (local.get $c) (i32.const 4)) (i32.eq (local.get $c) (i32.const 15)))))))
-        (func $ask (param $at i32) (param $length i32) (local $r i32) (local $f i32)
-            (local.set $r (call $request (call $fields)))
-            (drop (call $scheme (local.get $r) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))
-            (drop (call $path (local.get $r) (i32.const 1) (i32.const 1000) (i32.const 1)))
-            (if (call $authority (local.get $r) (i32.const 1) (local.get $at) (local.get $length))
-                (then (call $code (i32.const 15)) (return)))
-            (call $handle (local.get $r) (i32.const 0) (i32.const 0) (i32.const 64))
-            (if (i32.load8_u (i32.const 64)) (then (call $code (i32.load8_u (i32.const 72))) (return)))
-            (local.set $f (i32.load (i32.const 72)))
-            (call $block (call $subscribe (local.get $f)))
-            (call $get (local.get $f) (i32.const 128))
-            (if (i32.eqz (i32.load8_u (i32.const 144))) (then unreachable))
-            (call $code (i32.load8_u (i32.const 152))))"#;
-    let types = format!("{CLOCK} {HTTP}");
-    let lowered = [
-        BLOCK,
-        ("fields", r#"$types "[constructor]fields""#, "(result i32)"),
-        ("request", r#"$types "[constructor]outgoing-request""#, "(param i32) (result i32)"),
-        ("scheme", r#"$types "[method]outgoing-request.set-scheme""#, "(param i32 i32 i32 i32 i32) (result i32)"),
-        ("path", r#"$types "[method]outgoing-request.set-path-with-query""#, "(param i32 i32 i32 i32) (result i32)"),
-        ("authority", r#"$types "[method]outgoing-request.set-authority""#, "(param i32 i32 i32 i32) (result i32)"),
-        ("handle", r#"$handler "handle""#, "(param i32 i32 i32 i32)"),
-        ("subscribe", r#"$types "[method]future-incoming-response.subscribe""#, "(param i32) (result i32)"),
-        ("get", r#"$types "[method]future-incoming-response.get""#, "(param i32 i32)"),
-    ];
-    counts_with(&types, &lowered, &format!("{data} {ask}"), &format!("{body} (global.get $count)"))
-}
 
 const FUNCTIONS: &str = r#"(import "isopod:function/functions@0.1.0" (instance $functions
     (type $e' (variant (case "denied" string) (case "invalid" string) (case "failed" string) (case "timed-out" string)

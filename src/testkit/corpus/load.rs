@@ -23,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
             bytes.truncate(bytes.len() / 2);
             Guest::Bytes(bytes)
         }),
+        invalid("native code that nobody signed", 31, |_| Guest::Bytes([b"\x8bisopod\n", &[0; 4_096][..]].concat())),
         invalid("a section of 4 GiB", 11, |_| Guest::Bytes(b"\0asm\x0d\0\x01\0\x01\xff\xff\xff\xff\x0f".into())),
         invalid("a vector of 4 G elements", 11, |_| {
             Guest::Bytes(b"\0asm\x0d\0\x01\0\x07\x05\xff\xff\xff\xff\x0f".into())

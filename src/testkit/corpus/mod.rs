@@ -6,6 +6,7 @@
 mod abi;
 mod capability;
 mod compute;
+mod http;
 mod line;
 mod load;
 mod memory;
@@ -29,6 +30,7 @@ pub fn corpus() -> Vec<Case> {
         output::cases(),
         load::cases(),
         capability::cases(),
+        http::cases(),
         line::cases(),
     ]
     .concat()

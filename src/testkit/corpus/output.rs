@@ -116,7 +116,7 @@ pub(super) fn cases() -> Vec<Case> {
             let pieces = logged(figures) / 4_096 + 1_000;
             let body = times(pieces, "(call $write (local.get $o) (i32.const 65536) (i32.const 4096) (i32.const 16))");
             let body = format!(r#"(func (export "run") (local $n i32) (local $o i32) (local.set $o (call $stdout)) {body})"#);
-            importing(STDOUT, &[GET_STDOUT, WRITE], &body).into()
+            importing(&format!("{STREAMS} {STDOUT}"), &[GET_STDOUT, WRITE], &body).into()
         })
         .room(&[("host_calls", u64::MAX)])
         .gives(|_| json!(null)),
@@ -207,26 +207,13 @@ fn random(bytes: u64) -> String {
     importing_from(pages(bytes) + 2, &format!("{RANDOM} {SEEN}"), &[BYTES, TELL], &body, "")
 }
 
-/// WASI 0.2's standard output, as `$stdout` and `$streams`.
+/// WASI 0.2's standard output, as `$stdout`.
 const STDOUT: &str = r#"
-    (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
-    (alias export $error "error" (type $err))
-    (import "wasi:io/streams@0.2.0" (instance $streams
-        (export "output-stream" (type $o (sub resource)))
-        (alias outer 1 $err (type $e'))
-        (export "error" (type $e (eq $e')))
-        (type $s' (variant (case "last-operation-failed" (own $e)) (case "closed")))
-        (export "stream-error" (type $s (eq $s')))
-        (export "[method]output-stream.blocking-write-and-flush"
-            (func (param "self" (borrow $o)) (param "contents" (list u8)) (result (result (error $s)))))))
-    (alias export $streams "output-stream" (type $out))
     (import "wasi:cli/stdout@0.2.0" (instance $stdout
         (alias outer 1 $out (type $o'))
         (export "output-stream" (type $o (eq $o')))
         (export "get-stdout" (func (result (own $o))))))"#;
 const GET_STDOUT: Import<'static> = ("stdout", r#"$stdout "get-stdout""#, "(result i32)");
-const WRITE: Import<'static> =
-    ("write", r#"$streams "[method]output-stream.blocking-write-and-flush""#, "(param i32 i32 i32 i32)");
 
 const LOGGING: &str = r#"(import "wasi:logging/logging@0.1.0-draft" (instance $logging
     (type $l' (enum "trace" "debug" "info" "warn" "error" "critical"))

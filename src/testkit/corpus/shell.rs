@@ -146,3 +146,31 @@ pub(super) const BYTES: Import<'static> = ("bytes", r#"$random "get-random-bytes
 /// What a guest tells the harness: how far it came.
 pub(super) const SEEN: &str = r#"(import "seen" (func $seen (param "n" u64)))"#;
 pub(super) const TELL: Import<'static> = ("seen", "$seen", "(param i64)");
+
+/// A guest whose `run` gives a number that `body` computes, with `$n`, `$d` and `$made` to count in.
+pub(super) fn counts(types: &str, lowered: &[Import<'_>], body: &str) -> String {
+    counts_with(types, lowered, "", body)
+}
+
+pub(super) fn counts_with(types: &str, lowered: &[Import<'_>], data: &str, body: &str) -> String {
+    let data = format!(r#"(data (i32.const 1024) "canary") {data}"#);
+    let body =
+        format!(r#"{data} (func (export "run") (result i32) (local $n i32) (local $d i32) (local $made i32) {body})"#);
+    importing_to("(result u32)", types, lowered, &body)
+}
+
+/// Streams of WASI 0.2 that are written to, as `$streams` and `$out`.
+pub(super) const STREAMS: &str = r#"
+    (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
+    (alias export $error "error" (type $err))
+    (import "wasi:io/streams@0.2.0" (instance $streams
+        (export "output-stream" (type $o (sub resource)))
+        (alias outer 1 $err (type $e'))
+        (export "error" (type $e (eq $e')))
+        (type $s' (variant (case "last-operation-failed" (own $e)) (case "closed")))
+        (export "stream-error" (type $s (eq $s')))
+        (export "[method]output-stream.blocking-write-and-flush"
+            (func (param "self" (borrow $o)) (param "contents" (list u8)) (result (result (error $s)))))))
+    (alias export $streams "output-stream" (type $out))"#;
+pub(super) const WRITE: Import<'static> =
+    ("write", r#"$streams "[method]output-stream.blocking-write-and-flush""#, "(param i32 i32 i32 i32)");
