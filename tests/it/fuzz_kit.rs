@@ -295,7 +295,7 @@ impl shapes::Host for Imports {
 }
 
 fn limits() -> Limits {
-    Limits::default().deadline(ms(400)).busy(ms(300))
+    Limits::default().deadline(ms(400)).busy(ms(300)).host_calls(20_000)
 }
 
 fn kit(shared: &Shared) -> Fuzz {
@@ -359,14 +359,14 @@ async fn a_panic_is_found_and_made_short() {
     let report = found(Bug::Cuts, Fault::Panic).await;
     let finding = &report.findings[0];
     assert!(finding.repeats && finding.input.len() < 30, "{report}");
-    assert!(calls(&report).contains("test:fuzz/texts@1.2.0.cut(\""), "{report}");
+    assert!(calls(&report).contains("test:fuzz/texts@1.2.0#cut(\""), "{report}");
     assert!(finding.text.contains("char boundary"), "{report}");
 }
 
 #[tokio::test]
 async fn what_another_tenant_gave_is_found_in_results_and_errors() {
     let report = found(Bug::Shares, Fault::Tenant).await;
-    assert!(report.findings[0].text.contains("test:fuzz/notes@1.2.0.all gave"), "{report}");
+    assert!(report.findings[0].text.contains("test:fuzz/notes@1.2.0#all gave"), "{report}");
 
     let shared = Shared::default();
     let fuzz = kit(&shared);
@@ -378,7 +378,7 @@ async fn what_another_tenant_gave_is_found_in_results_and_errors() {
 #[tokio::test]
 async fn what_a_call_does_not_give_back_is_found() {
     let report = found(Bug::Keeps, Fault::Kept).await;
-    assert!(calls(&report).contains("rows@1.2.0.cursor.join(handle"), "{report}");
+    assert!(calls(&report).contains("rows@1.2.0#cursor.join(handle"), "{report}");
 }
 
 #[tokio::test]
@@ -421,20 +421,21 @@ async fn the_host_is_given_what_the_words_say() {
     let function = load(&fuzz, Bug::Panics, &shared).await;
     let mut compared = 0;
     for seed in 0..2_000u32 {
-        // A tame script of one call, of the import that the sixth byte says.
-        let mut input = vec![0, 0, 0, 0, 0, (seed % 32) as u8];
+        // The first script is tame, and begins with the import that the fourth byte says.
+        let mut input = vec![0, 0, 31, (seed % 32) as u8];
         input.extend(
             (0..400).map(|n: u32| (seed + 7).wrapping_mul(2 * n + 1).wrapping_mul(0x9e37_79b1).to_be_bytes()[0]),
         );
         shared.mixed.lock().clear();
         let report = fuzz.once(&function, &input).await.unwrap();
         let told = shared.mixed.lock().clone();
-        let Some(finding) = report.findings.first() else { continue };
+        let tame = |finding: &&Finding| finding.calls.iter().filter(|line| line.starts_with("for ")).count() == 1;
+        let Some(finding) = report.findings.first().filter(tame) else { continue };
         let lines: Vec<&str> =
             finding.calls.iter().filter_map(|line| line.find("mixed(").map(|at| &line[at..])).collect();
         // Long texts and lists are not told in full.
         if !lines.iter().any(|line| line.contains("..") || line.contains("\" * ")) {
-            assert!(lines.contains(&told.as_str()), "{told}: {report}");
+            assert!(lines.iter().any(|line| line.starts_with(&told)), "{told}: {report}");
             compared += 1;
         }
     }

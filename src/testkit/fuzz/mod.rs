@@ -119,8 +119,9 @@ const BACK: Duration = Duration::from_millis(500);
 /// Faults after which no more are looked for, and findings of one kind that are kept.
 const ENOUGH: u32 = 32;
 const OF_ONE: usize = 3;
-/// Inputs that are tried to make one shorter.
-const TRIES: u32 = 150;
+/// Inputs that are tried to make one shorter, and how long.
+const TRIES: u32 = 400;
+const SHORTENING: Duration = Duration::from_secs(3);
 /// Rounds after which memory is compared, and bytes that it must grow by in each quarter of the rounds, and in all.
 const ROUNDS: u32 = 200;
 const QUARTER: u64 = 3 << 20;
@@ -355,17 +356,20 @@ impl Run {
             Some(again) => best = Finding { repeats: true, ..again },
             None => return Finding { repeats: false, ..best },
         }
+        let since = Instant::now();
         let (mut tries, mut size) = (0, best.input.len().next_power_of_two());
         while size > 0 {
-            let mut at = 0;
-            while at < best.input.len() && tries < TRIES {
+            // From the end: what comes after the fault goes first.
+            let mut end = best.input.len();
+            while end > 0 && tries < TRIES && since.elapsed() < SHORTENING {
                 tries += 1;
+                let start = end.saturating_sub(size);
                 let mut input = best.input.clone();
-                input.drain(at..(at + size).min(input.len()));
-                match same(&input, best.fault).await {
-                    Some(again) => best = Finding { repeats: true, ..again },
-                    None => at += size,
+                input.drain(start..end);
+                if let Some(again) = same(&input, best.fault).await {
+                    best = Finding { repeats: true, ..again };
                 }
+                end = start;
             }
             size /= 2;
         }

@@ -4,6 +4,9 @@ use super::guest::{HEAD, MASK, ONE, Op, RESULT, SLOTS, ZERO_BYTES, ZEROS};
 use super::value::{Data, Input, Palette, Value, Word, Words};
 use super::world::{Kind, Shape, World};
 
+/// Scripts of one input, and what each does, at most.
+const SCRIPTS: usize = 4;
+const MOST: usize = 16;
 /// Bytes of data after which nothing is added. The last call may bring some more.
 const DATA: usize = 16 * 1024;
 /// Steps that a script takes at most, so that it ends.
@@ -15,7 +18,8 @@ const FLOOD: u32 = 150_000;
 const PAGES: &[u32] = &[1, 16, 256, 2_048, 65_535];
 /// Handles that are kept of one result.
 const KEEPS: usize = 4;
-/// How many calls may be made for one that needs a handle.
+/// How many calls may be made for one that needs handles, and how deep they may stand.
+const NEEDS: u32 = 3;
 const DEPTH: u32 = 3;
 
 /// Whom scripts are run for. What one of them gives the host, the other must not get.
@@ -44,8 +48,16 @@ pub(super) struct Script {
 /// The scripts that those bytes stand for, of both tenants in turn.
 pub(super) fn scripts(world: &World, words: &[String], bytes: &[u8]) -> Vec<Script> {
     let mut input = Input(bytes);
-    let (first, many) = (input.below(2), 2 + input.below(3));
-    (0..many).map(|n| script(world, words, (first + n) % TENANTS.len(), &mut input)).collect()
+    let first = input.below(TENANTS.len());
+    let mut all = Vec::new();
+    for n in 0..SCRIPTS {
+        let script = script(world, words, (first + n) % TENANTS.len(), &mut input);
+        // Where the bytes end, so do the scripts; the first is run in any case.
+        if all.is_empty() || !script.lines.is_empty() {
+            all.push(script);
+        }
+    }
+    all
 }
 
 fn script(world: &World, words: &[String], tenant: usize, input: &mut Input<'_>) -> Script {
@@ -63,11 +75,13 @@ fn script(world: &World, words: &[String], tenant: usize, input: &mut Input<'_>)
         slots: 0,
     };
     let mut last = 0;
-    for _ in 0..=input.below(12) {
+    for _ in 0..MOST {
         if plan.data.bytes.len() > DATA {
             break;
         }
         match input.below(32) {
+            // Where the bytes end, this is what follows.
+            0..=3 => break,
             // The same again, with what it gave before kept.
             26..=27 => plan.call(last, input, 0),
             28..=29 => plan.repeat(input),
@@ -127,13 +141,21 @@ impl Plan<'_> {
         let import = &world.imports[n];
         let mut held = self.palette.held.clone();
         let mut values = self.values(n, input);
-        if let Some(resource) = self.palette.missing.take().filter(|_| depth < DEPTH)
-            && let Some(from) = input.pick(&world.resources[resource].from)
-        {
+        for _ in 0..NEEDS {
+            let Some(resource) = self.palette.missing.take() else { break };
             self.palette.held = held;
-            self.call(*from, input, depth + 1);
+            if depth < DEPTH
+                && let Some(from) = input.pick(&world.resources[resource].from)
+            {
+                self.call(*from, input, depth + 1);
+            }
             held = self.palette.held.clone();
             values = self.values(n, input);
+        }
+        if self.palette.missing.take().is_some() && !self.palette.wild {
+            // Without what it needs, it would end the script.
+            self.palette.held = held;
+            return;
         }
         let args: Vec<String> = import.params.iter().zip(&values).map(|(s, v)| Words(s, v).to_string()).collect();
         let mut line = format!("{}{}({})", self.indent, import.name, args.join(", "));
@@ -271,7 +293,7 @@ mod tests {
         for n in 0..200u8 {
             let bytes: Vec<u8> = (0..n).map(|i| i.wrapping_mul(37) ^ n).collect();
             let (one, other) = (scripts(&world, &[], &bytes), scripts(&world, &[], &bytes));
-            assert!(one.len() >= 2);
+            assert!((1..=SCRIPTS).contains(&one.len()));
             for (one, other) in one.iter().zip(&other) {
                 assert_eq!((&one.bytes, &one.lines), (&other.bytes, &other.lines));
                 assert!(one.bytes.len() < 256 * 1024);

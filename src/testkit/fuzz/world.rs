@@ -31,7 +31,7 @@ pub(super) struct Resource {
 
 /// Something that a guest calls: a function, or what drops a handle.
 pub(super) struct Import {
-    /// For people: `acme:db/query.get`.
+    /// For people: `acme:db/query#get`.
     pub name: String,
     /// Where a core module finds it.
     pub place: (String, String),
@@ -203,7 +203,7 @@ impl Reader<'_> {
     fn name(&self, interface: Option<&WorldKey>, name: &str) -> String {
         // `[method]cursor.next` is `cursor.next`; which kind of function it is, its arguments show.
         let name = name.rsplit(']').next().unwrap_or(name);
-        interface.map_or_else(|| name.to_owned(), |key| format!("{}.{name}", self.resolve.name_world_key(key)))
+        interface.map_or_else(|| name.to_owned(), |key| format!("{}#{name}", self.resolve.name_world_key(key)))
     }
 
     fn function(&mut self, interface: Option<&WorldKey>, function: &Function) {
