@@ -83,7 +83,7 @@ use super::watch::{Watch, resident};
 use crate::{CallOptions, Error, ErrorKind, Function, Limits, Result, ms};
 use judge::{Answer, Seen, judge};
 use parking_lot::Mutex;
-use script::{Script, TENANTS, foreign, scripts};
+use script::{Script, TENANTS, foreign, nonce, scripts};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -115,9 +115,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How often the thread that makes calls is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// How soon what a call held must be given back.
-const BACK: Duration = Duration::from_millis(500);
+const BACK: Duration = Duration::from_millis(200);
 /// Faults after which no more are looked for, and findings of one kind that are kept.
-const ENOUGH: u32 = 32;
+const ENOUGH: u32 = 64;
 const OF_ONE: usize = 3;
 /// Inputs that are tried to make one shorter, and how long.
 const TRIES: u32 = 400;
@@ -163,7 +163,7 @@ impl Fuzz {
         self
     }
 
-    /// Something that the host holds for a guest and must have given back half a second after its call, such as cursors or
+    /// Something that the host holds for a guest and must have given back 200 ms after its call, such as cursors or
     /// rows in a table. A call after which there are more than before is a [`Fault::Kept`].
     pub fn count(mut self, what: impl Into<String>, many: impl Fn() -> u64 + Send + Sync + 'static) -> Fuzz {
         self.counts.push((what.into(), Arc::new(many)));
@@ -209,7 +209,8 @@ impl Fuzz {
         }
     }
 
-    /// Runs what those bytes stand for: some calls, in the caller's task. For a fuzzer, and to repeat a [`Finding`].
+    /// Runs what those bytes stand for: some calls, in the caller's task. For a fuzzer, and to repeat a [`Finding`]. A call
+    /// that does not come back holds the caller; a fuzzer has a time of its own for that.
     ///
     /// # Errors
     /// As [`run`](Fuzz::run).
@@ -331,29 +332,36 @@ impl Run {
         }
     }
 
-    /// Whether the like of it was not found before.
+    /// Whether the like of it was not found before, or only where it does not repeat.
     fn is_new(&self, finding: &Finding) -> bool {
         // Up to where it is of this one's values.
         let start = |text: &str| text.find(|c: char| c.is_ascii_digit() || "\"'`".contains(c)).unwrap_or(text.len());
+        let like = |other: &Finding| {
+            other.fault == finding.fault && other.text[..start(&other.text)] == finding.text[..start(&finding.text)]
+        };
         let mut inner = self.state.inner.lock();
         // Some take long to be seen again.
-        inner.faults += if finding.fault.may_be_chance() { ENOUGH / 2 } else { 1 };
-        let of_it: Vec<&Finding> = inner.report.findings.iter().filter(|other| other.fault == finding.fault).collect();
-        let text = &finding.text[..start(&finding.text)];
-        of_it.len() < OF_ONE && !of_it.iter().any(|other| other.text[..start(&other.text)] == *text)
+        inner.faults += match finding.fault {
+            Fault::Late | Fault::Memory => ENOUGH / 2,
+            Fault::Kept => ENOUGH / 8,
+            _ => 1,
+        };
+        let all = &mut inner.report.findings;
+        all.retain(|other| !like(other) || other.repeats || !finding.repeats);
+        all.iter().filter(|other| other.fault == finding.fault).count() < OF_ONE && !all.iter().any(like)
     }
 
     /// The same by fewer bytes, if it takes no more than them.
     async fn shorter(&self, mut best: Finding) -> Finding {
-        // Those take long.
-        if matches!(best.fault, Fault::Late | Fault::Memory) {
+        // The former take long; and what others left is there for any input.
+        if matches!(best.fault, Fault::Late | Fault::Memory) || !best.repeats {
             return best;
         }
         let same = async |input: &[u8], fault: Fault| {
-            self.round(input, false).await.into_iter().find(|finding| finding.fault == fault)
+            self.round(input, false).await.into_iter().find(|finding| finding.fault == fault && finding.repeats)
         };
         match same(&best.input, best.fault).await {
-            Some(again) => best = Finding { repeats: true, ..again },
+            Some(again) => best = again,
             None => return Finding { repeats: false, ..best },
         }
         let since = Instant::now();
@@ -367,7 +375,7 @@ impl Run {
                 let mut input = best.input.clone();
                 input.drain(start..end);
                 if let Some(again) = same(&input, best.fault).await {
-                    best = Finding { repeats: true, ..again };
+                    best = again;
                 }
                 end = start;
             }
@@ -400,12 +408,9 @@ impl Run {
                 self.counted(&mut inner.report, &script, &seen);
             }
             drop(inner);
-            found.extend(faults.into_iter().map(|(fault, text)| Finding {
-                fault,
-                text,
-                input: input.to_vec(),
-                repeats: true,
-                calls: calls.clone(),
+            found.extend(faults.into_iter().map(|(fault, text)| {
+                let repeats = fault != Fault::Tenant || text.contains(&nonce(input));
+                Finding { fault, text, input: input.to_vec(), repeats, calls: calls.clone() }
             }));
             if !found.is_empty() {
                 break;

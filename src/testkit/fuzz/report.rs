@@ -16,8 +16,8 @@ pub struct Finding {
     /// What repeats it, given to [`Fuzz::once`](super::Fuzz::once); as short as it could be made. Empty where no single
     /// input does it, such as for memory that all calls together keep.
     pub input: Vec<u8>,
-    /// Whether it did so at once, by itself. If not, it takes what calls before it left in the host: run the rounds
-    /// again, or load the function anew.
+    /// Whether it did so again at once, or gave another tenant what it had itself given the host. If not, it took what
+    /// others had left there: run the rounds again, on a function that was loaded anew.
     pub repeats: bool,
     /// The calls that led to it, in words, with whom they were for; the last one may not have been reached.
     pub calls: Vec<String>,
