@@ -155,7 +155,7 @@ impl notes::Host for Imports {
     async fn put(&mut self, note: Note) {
         self.called("put");
         if self.bug == Bug::Hoards {
-            self.shared.hoard.lock().push(vec![1; 10_000]);
+            self.shared.hoard.lock().push(vec![1; 2_000]);
         }
         let mut notes = self.shared.notes.lock();
         if notes.len() < 50 && note.value.len() < 1_000 {

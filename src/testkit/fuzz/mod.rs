@@ -177,8 +177,8 @@ impl Fuzz {
     }
 
     /// Runs so many rounds against a function that was loaded from the [`guest`](Fuzz::guest), and reports what was found.
-    /// The same seed is the same rounds. Each is some calls of a fresh instance; a thousand take about a second where host
-    /// functions are quick. It ends early when it has found much.
+    /// The same seed is the same rounds. Each is up to four calls of fresh instances; a thousand make a million host calls and
+    /// more, which takes some ten seconds in a debug build. It ends early when it has found much.
     ///
     /// The memory it looks at is that of the process: what may be another thread's doing is tried again before it is found.
     ///
