@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The functions are an address book for the guests of many tenants, written twice: once with the mistakes that such
-//! functions have, once without. Write yours in place of them. A test would be `assert!(report.held(), "{report}")`; the
-//! documentation of `isopod::testkit::fuzz` shows a target of `cargo fuzz`.
+//! functions have, once without. Write yours in place of them. A test would be `assert!(report.held(), "{report}")`;
+//! the documentation of `isopod::testkit::fuzz` shows a target of `cargo fuzz`.
 
 use anyhow::{Context as _, Result, ensure};
 use isopod::testkit::fuzz::{Fault, Fuzz, Report};

@@ -1,8 +1,8 @@
 //! The guest: a component whose one function of its own does what a script says. It is made once for a world.
 //!
 //! A script is bytes: a head, data, and steps of four words each. The guest finds it where its heap begins, so the data
-//! can hold addresses of itself. What imports are called with is in the data, as the guest passes it to a core function:
-//! it may be anything.
+//! can hold addresses of itself. What imports are called with is in the data, as the guest passes it to a core
+//! function: it may be anything.
 
 use super::world::{NAMES, RUN, World, unfit};
 use crate::Result;

@@ -45,7 +45,8 @@
 (func $slot (param $n i32) (result i32)
     (i32.add (i32.const $HANDLES$) (i32.shl (i32.and (local.get $n) (i32.const 63)) (i32.const 2))))
 
-;; What it answers: how many imports returned; and if what must not be found was, which call gave it, and what was there.
+;; What it answers: how many imports returned; and if what must not be found was, which call gave it, and what was
+;; there.
 (func $answer (param $calls i32) (param $number i32) (param $at i32) (result i32)
     (i32.store (i32.const 32) (local.get $calls))
     (i32.store (i32.const 36) (local.get $number))

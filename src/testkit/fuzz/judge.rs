@@ -18,8 +18,8 @@ pub enum Fault {
     Panic,
     /// A call did not come back at all. Its thread is left behind.
     Hang,
-    /// A call ended half a second and more after its [`deadline`](crate::Limits::deadline), or was busy for so much longer
-    /// than its [`busy`](crate::Limits::busy) time: a host function holds its thread.
+    /// A call ended half a second and more after its [`deadline`](crate::Limits::deadline), or was busy for so much
+    /// longer than its [`busy`](crate::Limits::busy) time: a host function holds its thread.
     Late,
     /// A call used more than one of its limits, by its [`Usage`].
     Budget,
@@ -30,8 +30,8 @@ pub enum Fault {
     Kept,
     /// A tenant was given, or told in an error, what another tenant had given the host.
     Tenant,
-    /// A call ended by an error that says that not the guest is to blame, such as [`ErrorKind::Misuse`] for a host function
-    /// of another type than its import.
+    /// A call ended by an error that says that not the guest is to blame, such as [`ErrorKind::Misuse`] for a host
+    /// function of another type than its import.
     Blame,
 }
 

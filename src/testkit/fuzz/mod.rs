@@ -1,10 +1,11 @@
 //! Hostile guests for host functions of your own, generated from the WIT of their world.
 //!
-//! A [`Fuzz`] makes one guest for a world: a component that calls the world's imports as a script says. Scripts are made of
-//! bytes, by a generator or by a fuzzer: imports in any order, with values that fit and values that do not (texts that are
-//! no UTF-8, lengths beyond memory, forged handles, handles of another kind, handles that were given away), results and
-//! handles that are kept and used later, loops, floods. They are run for two tenants in turn, of which each gives the host
-//! bytes that tell whose they are. What must come of it is the same for every host: see [`Fault`].
+//! A [`Fuzz`] makes one guest for a world: a component that calls the world's imports as a script says. Scripts are
+//! made of bytes, by a generator or by a fuzzer: imports in any order, with values that fit and values that do not
+//! (texts that are no UTF-8, lengths beyond memory, forged handles, handles of another kind, handles that were given
+//! away), results and handles that are kept and used later, loops, floods. They are run for two tenants in turn, of
+//! which each gives the host bytes that tell whose they are. What must come of it is the same for every host: see
+//! [`Fault`].
 //!
 //! In a test, by a seed:
 //!
@@ -62,11 +63,11 @@
 //! ```
 //!
 //! # What is not attacked
-//! Only what a world imports is; what it exports is there, and traps if it is called. Interfaces of `wasi:` are isopod's own,
-//! and left out: [`prove`](super::prove()) attacks those. An import with a stream, a future, a map, a list of fixed length or
-//! an `error-context` is refused as [`ErrorKind::Misuse`](crate::ErrorKind::Misuse). An imported `async func` is called and
-//! waited for, one at a time. Handles that a guest holds are bounded by isopod ([`Limits::handles`]); what your host keeps
-//! behind them it sees by [`Fuzz::count`] or as memory of the process.
+//! Only what a world imports is; what it exports is there, and traps if it is called. Interfaces of `wasi:` are
+//! isopod's own, and left out: [`prove`](super::prove()) attacks those. An import with a stream, a future, a map, a
+//! list of fixed length or an `error-context` is refused as [`ErrorKind::Misuse`]. An
+//! imported `async func` is called and waited for, one at a time. Handles that a guest holds are bounded by isopod
+//! ([`Limits::handles`]); what your host keeps behind them it sees by [`Fuzz::count`] or as memory of the process.
 
 mod guest;
 mod judge;
@@ -131,8 +132,8 @@ impl Fuzz {
     /// For a world in a WIT text, which may hold several packages.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] where the text or the world cannot be read, imports nothing that can be attacked, or imports
-    /// what a generated guest cannot call; it lists what.
+    /// [`ErrorKind::Misuse`] where the text or the world cannot be read, imports nothing that can be attacked, or
+    /// imports what a generated guest cannot call; it lists what.
     pub fn inline(wit: &str, world: &str) -> Result<Fuzz> {
         Fuzz::of(World::inline(wit, world)?)
     }
@@ -176,11 +177,12 @@ impl Fuzz {
         self.guest.to_vec()
     }
 
-    /// Runs so many rounds against a function that was loaded from the [`guest`](Fuzz::guest), and reports what was found.
-    /// The same seed is the same rounds. Each is up to four calls of fresh instances; a thousand make a million host calls and
-    /// more, which takes some ten seconds in a debug build. It ends early when it has found much.
+    /// Runs so many rounds against a function that was loaded from the [`guest`](Fuzz::guest), and reports what was
+    /// found. The same seed is the same rounds. Each is up to four calls of fresh instances; a thousand make a million
+    /// host calls and more, which takes some ten seconds in a debug build. It ends early when it has found much.
     ///
-    /// The memory it looks at is that of the process: what may be another thread's doing is tried again before it is found.
+    /// The memory it looks at is that of the process: what may be another thread's doing is tried again before it is
+    /// found.
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] outside of a tokio runtime; and what keeps the function from doing nothing at all, such as
@@ -209,8 +211,8 @@ impl Fuzz {
         }
     }
 
-    /// Runs what those bytes stand for: some calls, in the caller's task. For a fuzzer, and to repeat a [`Finding`]. A call
-    /// that does not come back holds the caller; a fuzzer has a time of its own for that.
+    /// Runs what those bytes stand for: some calls, in the caller's task. For a fuzzer, and to repeat a [`Finding`]. A
+    /// call that does not come back holds the caller; a fuzzer has a time of its own for that.
     ///
     /// # Errors
     /// As [`run`](Fuzz::run).

@@ -287,7 +287,10 @@ mod tests {
 
     #[test]
     fn the_same_bytes_are_the_same_scripts_and_any_bytes_are_some() {
-        let wit = "package a:b; interface i { resource r { constructor(); at: func(n: u32) -> option<r>; } f: func(a: list<string>) -> string; } world w { import i; }";
+        let wit = "package a:b; interface i { \
+            resource r { constructor(); at: func(n: u32) -> option<r>; } \
+            f: func(a: list<string>) -> string; \
+        } world w { import i; }";
         let world = World::inline(wit, "w").unwrap();
         let mut most = 0;
         for n in 0..200u8 {

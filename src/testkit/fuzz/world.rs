@@ -117,9 +117,7 @@ impl World {
         if !cannot.is_empty() {
             let list = cannot.join(", ");
             return Err(unfit(
-                &format!(
-                    "a generated guest cannot call {list}; give a world without them, and attack these by guests of your own"
-                ),
+                &format!("a generated guest cannot call {list}; give a world without them, and attack them otherwise"),
                 None,
             ));
         }
