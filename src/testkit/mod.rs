@@ -5,7 +5,7 @@
 //! what comes back from other machines, what time it is, what fails.
 //!
 //! [`prove`] runs the [`corpus`], guests that were written to break out, against a [`Host`](crate::Host) of yours, and
-//! reports which promises held.
+//! reports which promises held. [`fuzz`] makes hostile guests for host functions of your own.
 
 mod attack;
 mod capture;
@@ -14,6 +14,7 @@ mod clock;
 pub mod conformance;
 mod corpus;
 mod faults;
+pub mod fuzz;
 mod host;
 mod judge;
 mod ledger;

@@ -11,6 +11,12 @@ mod errors;
 mod fairness;
 mod files;
 mod functions;
+#[cfg(feature = "testkit")]
+#[allow(dead_code, reason = "its `main` reads arguments")]
+#[path = "../../examples/fuzz_imports.rs"]
+mod fuzz_imports;
+#[cfg(feature = "testkit")]
+mod fuzz_kit;
 mod grants;
 mod guests;
 mod imports;

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "admission/seats.rs",
     "admission/turns.rs",
     "store/batch.rs",
+    "testkit/fuzz/judge.rs",
     "testkit/judge.rs",
     "limits.rs",
     "error.rs",
