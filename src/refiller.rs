@@ -14,9 +14,9 @@ use crate::engine::stock::Claim;
 use crate::engine::ticker::{Ticker, Until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
+use crate::sync::Mutex;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -84,8 +84,8 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
                         // is to do: what calls have used waits here to be dropped.
                         Filled::Full if claim.is_low() => return slots.want(claim),
                         Filled::Full => return,
-                        Filled::Outrun => tokio::time::sleep(BREATH).await,
-                        Filled::Short => return tokio::time::sleep(ROUND).await,
+                        Filled::Outrun => clock.sleep(BREATH).await,
+                        Filled::Short => return clock.sleep(ROUND).await,
                     }
                 }
             });
@@ -98,7 +98,7 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
         tokio::select! {
             () = slots.bell.notified() => {}
             Some(()) = filling.next(), if !filling.is_empty() => {}
-            () = tokio::time::sleep(ROUND) => {}
+            () = clock.sleep(ROUND) => {}
         }
     }
     slots.drop_used();

@@ -1,12 +1,13 @@
 //! Instances that were started ahead and never used: with them a fresh call costs what a warm one does.
 
-use super::pool::{Lease, Pool};
+use super::lease::Lease;
+use super::pool::Pool;
 use super::state::Share;
 use crate::capability::Bound;
 use crate::clock::Nanos;
-use crossbeam_queue::ArrayQueue;
+use crate::sync::ArrayQueue;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The stock of one function.
@@ -83,7 +84,7 @@ impl Stock {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        match share.invocation.is_some() && lease.store.data().has_view() {
+        match share.invocation.is_some() && lease.has_view() {
             true => None,
             false => Some(lease),
         }
