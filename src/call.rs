@@ -8,8 +8,9 @@ use crate::capability::cli::Invocation;
 use crate::capability::functions::Within;
 use crate::clock::{Clock, Nanos};
 use crate::engine::Pre;
+use crate::engine::lease::{Lease, Origin};
 use crate::engine::overlap::Place;
-use crate::engine::pool::{Lease, Origin, Pool};
+use crate::engine::pool::Pool;
 use crate::engine::state::{Share, State, TooEarly};
 use crate::engine::stock::Claim;
 use crate::engine::ticker::{Alarm, Ticker, Until};
@@ -173,7 +174,7 @@ async fn run_in<L: Held, R>(
 }
 
 /// Starts an instance that no call has asked for yet, under a call's limits, and finds its exports; for `pre` see
-/// [`Blueprint`](crate::engine::pool::Blueprint). `None` if there is no slot to spare.
+/// [`Blueprint`](crate::engine::lease::Blueprint). `None` if there is no slot to spare.
 pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &Ticker) -> Result<Option<Lease>> {
     let limits = &pool.blueprint.limits;
     let started = clock.now();

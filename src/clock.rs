@@ -24,6 +24,11 @@ impl Clock {
     pub(crate) fn now(&self) -> Nanos {
         Nanos(self.cycles.delta_as_nanos(0, self.cycles.raw()))
     }
+
+    /// Ends so much later, in a runtime of tokio.
+    pub(crate) fn sleep(&self, time: Duration) -> tokio::time::Sleep {
+        tokio::time::sleep(time)
+    }
 }
 
 /// An instant of [`Clock`].

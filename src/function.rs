@@ -10,9 +10,10 @@ use crate::context::Context;
 use crate::engine::entry::Entry;
 use crate::engine::export::{self, Export, Exports, Session};
 use crate::engine::import::{Closure, Others};
+use crate::engine::lease::{self, Blueprint, Lease, MakeImports, Prepare};
 use crate::engine::linker::Given;
 use crate::engine::overlap::Place;
-use crate::engine::pool::{self, Blueprint, Lease, MakeImports, Pool, Prepare};
+use crate::engine::pool::Pool;
 use crate::engine::reuse::Reuse;
 use crate::engine::state::State;
 use crate::engine::stock::Stock;
@@ -703,7 +704,7 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             engine,
             pre,
             limits,
-            fuel_interval: pool::fuel_interval(&component),
+            fuel_interval: lease::fuel_interval(&component),
             tick: host.ticker.tick(),
             bound: Arc::new(bound),
             imports,

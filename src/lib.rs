@@ -22,6 +22,7 @@ mod error;
 mod denial;
 mod log;
 mod foreign;
+mod sync;
 mod text;
 mod resource;
 mod blocking;

@@ -14,9 +14,9 @@ use crate::engine::stock::Claim;
 use crate::engine::ticker::{Ticker, Until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host;
+use crate::sync::Mutex;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Drop for Refiller {
     }
 }
 
-async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
+pub(crate) async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
     let mut filling = FuturesUnordered::new();
     let mut round = clock.now();
     while !slots.is_closed() {
@@ -80,12 +80,16 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
                     let filled = fill(claim.pool(), clock, &ticker, true).await;
                     drop(ticker);
                     match filled {
-                        // Others took theirs meanwhile, and asked for nothing. It is their turn again after what else there
-                        // is to do: what calls have used waits here to be dropped.
-                        Filled::Full if claim.is_low() => return slots.want(claim),
-                        Filled::Full => return,
-                        Filled::Outrun => tokio::time::sleep(BREATH).await,
-                        Filled::Short => return tokio::time::sleep(ROUND).await,
+                        // Where others took theirs meanwhile, it is their turn again after what else there is to do:
+                        // what calls have used waits here to be dropped.
+                        Filled::Full => {
+                            if let Some(claim) = claim.release() {
+                                slots.want(claim);
+                            }
+                            return;
+                        }
+                        Filled::Outrun => clock.sleep(BREATH).await,
+                        Filled::Short => return clock.sleep(ROUND).await,
                     }
                 }
             });
@@ -96,9 +100,11 @@ async fn run(slots: &Slots, clock: &Clock, ticker: &Weak<Ticker>) {
             slots.pools().into_iter().for_each(|pool| pool.tidy(now));
         }
         tokio::select! {
-            () = slots.bell.notified() => {}
+            // In this order, as nothing here holds up the others: what wakes it, it does all that there is.
+            biased;
             Some(()) = filling.next(), if !filling.is_empty() => {}
-            () = tokio::time::sleep(ROUND) => {}
+            () = slots.bell.notified() => {}
+            () = clock.sleep(ROUND) => {}
         }
     }
     slots.drop_used();
@@ -178,7 +184,8 @@ pub(crate) fn fill_later(claim: Claim, host: &Arc<host::Inner>) {
                 let future = pin!(fill(claim.pool(), &host.clock, &host.ticker, false));
                 Until { alarm: host.ticker.alarm(), instant, future }.await
             };
-            if filled != Some(Filled::Full) {
+            let left = if filled == Some(Filled::Full) { claim.release() } else { Some(claim) };
+            if let Some(claim) = left {
                 host.slots.want(claim);
             }
         })
@@ -192,6 +199,9 @@ pub(crate) fn fill_later(claim: Claim, host: &Arc<host::Inner>) {
 pub(crate) async fn fill_now(pool: &Arc<Pool>, host: &host::Inner) {
     host.slots.drop_used();
     // So that the refiller is not told meanwhile; where it was told before, both do what they can.
-    let _claim = Claim::on(pool);
+    let claim = Claim::on(pool);
     fill(pool, &host.clock, &host.ticker, false).await;
+    if let Some(claim) = claim.and_then(Claim::release) {
+        host.slots.want(claim);
+    }
 }

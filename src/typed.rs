@@ -4,7 +4,7 @@
 //! is a [`Session`] of one call, or shares its instance; both go by `call` like everything else.
 
 use crate::call::{self, CallOptions, Options};
-use crate::engine::pool::Prepare;
+use crate::engine::lease::Prepare;
 use crate::engine::state::State;
 use crate::engine::trap;
 use crate::error::{Error, ErrorKind, Limit, Result};

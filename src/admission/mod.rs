@@ -16,11 +16,11 @@ pub(crate) use seats::Short;
 
 use crate::clock::{Clock, Nanos};
 use crate::foreign::guarded;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use seats::{Entry, Fate, Seats};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use turns::Turns;

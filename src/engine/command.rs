@@ -1,7 +1,7 @@
 //! `wasi:cli/run`, 0.2 and 0.3: start it, and read its exit status.
 
 use super::entry::Entry;
-use super::pool::Lease;
+use super::lease::Lease;
 use super::state::State;
 use super::trap::Fault;
 use crate::error::{Error, ErrorKind};

@@ -2,8 +2,8 @@
 
 use super::Engine;
 use super::direct::Direct;
+use super::lease::Lease;
 use super::overlap::Place;
-use super::pool::Lease;
 use super::schema;
 use super::trap::{self, Fault};
 use super::value::{self, Handles, Lowered, Mismatch, Param, Piece};

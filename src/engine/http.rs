@@ -1,8 +1,8 @@
 //! `wasi:http`, 0.2 and 0.3: hand a request to a started instance, and its response to whoever waits for it.
 
 use super::entry::Entry;
+use super::lease::Lease;
 use super::overlap::Part;
-use super::pool::Lease;
 use super::state::State;
 use super::trap::Fault;
 use crate::capability::Reach;

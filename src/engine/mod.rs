@@ -18,6 +18,7 @@ mod direct;
 pub(crate) mod import;
 pub(crate) mod linker;
 pub(crate) mod overlap;
+pub(crate) mod lease;
 pub(crate) mod pool;
 pub(crate) mod stock;
 pub(crate) mod reuse;

@@ -1,10 +1,10 @@
 //! Instances that serve several calls, where the embedder asked for it: of one tenant, one function and one load of it.
 
+use super::lease::Lease;
 use super::overlap::Overlapping;
-use super::pool::Lease;
 use crate::clock::Nanos;
 use crate::limits::Resolved;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -251,7 +251,7 @@ impl Kept {
         if lease.life().calls < self.rule.most {
             let mut waiting = self.waiting.lock();
             waiting.count += 1;
-            let tenant = lease.store.data().tenant();
+            let tenant = lease.tenant();
             match (waiting.list(tenant), tenant) {
                 (None, Some(tenant)) => waiting.open(Arc::clone(tenant), now, lease),
                 (Some(list), _) => list.push_back((now, lease)),

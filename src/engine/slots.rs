@@ -4,11 +4,11 @@
 //! slot unasked. Where that is one too many, an instance goes that only waits: of the function with most of them, among
 //! some that are looked at.
 
-use super::pool::{Lease, Pool};
+use super::lease::Lease;
+use super::pool::Pool;
 use super::stock::Claim;
-use crossbeam_queue::{ArrayQueue, SegQueue};
-use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use crate::sync::{ArrayQueue, Mutex, SegQueue};
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 
@@ -154,7 +154,7 @@ impl Slots {
 
     /// Has the refiller drop it: soon, if it holds much; here, if the refiller is behind.
     pub(super) fn drop_later(&self, lease: Lease) {
-        let much = lease.store.data().budget.peak > MUCH;
+        let much = lease.peak() > MUCH;
         drop(self.used.push(lease));
         if much || self.used.len() == USED / 2 {
             self.bell.notify_one();

@@ -1,8 +1,8 @@
 //! [`State`]: the `T` of every `Store<T>`, all that belongs to one call, or to the instance that several share.
 
 use super::budget::Budget;
+use super::lease::Life;
 use super::overlap::{Crowd, Tally};
-use super::pool::Life;
 use crate::capability::cli::Invocation;
 use crate::capability::functions::{Tree, Within};
 use crate::capability::logging::Capture;

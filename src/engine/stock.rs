@@ -1,12 +1,13 @@
 //! Instances that were started ahead and never used: with them a fresh call costs what a warm one does.
 
-use super::pool::{Lease, Pool};
+use super::lease::Lease;
+use super::pool::Pool;
 use super::state::Share;
 use crate::capability::Bound;
 use crate::clock::Nanos;
-use crossbeam_queue::ArrayQueue;
+use crate::sync::ArrayQueue;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The stock of one function.
@@ -43,16 +44,18 @@ impl Claim {
         &self.0
     }
 
-    /// Whether less than half is there.
-    pub(crate) fn is_low(&self) -> bool {
-        self.0.stock.as_ref().is_some_and(Stock::is_low)
+    /// Gives it up, unless less than half is there: whoever took those found the stock claimed, and asked for nothing.
+    pub(crate) fn release(self) -> Option<Claim> {
+        let pool = Arc::clone(&self.0);
+        drop(self);
+        Claim::if_low(&pool)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(stock) = &self.0.stock {
-            stock.asked.store(false, Ordering::Release);
+            stock.asked.store(false, Ordering::SeqCst);
         }
     }
 }
@@ -83,15 +86,16 @@ impl Stock {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        match share.invocation.is_some() && lease.store.data().has_view() {
+        match share.invocation.is_some() && lease.has_view() {
             true => None,
             false => Some(lease),
         }
     }
 
-    /// Whether nobody fills it already; then the caller does.
+    /// Whether nobody fills it already; then the caller does. In one order with what was taken before, and with what a
+    /// claim's [`release`](Claim::release) sees: either that finds the stock low, or this finds that nobody fills it.
     fn claim(&self) -> bool {
-        !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::Acquire)
+        !self.asked.load(Ordering::SeqCst) && !self.asked.swap(true, Ordering::SeqCst)
     }
 
     pub(super) fn evict(&self) -> Option<Lease> {
@@ -134,7 +138,19 @@ impl Stock {
         if smaller < level {
             self.level.store(smaller, Ordering::Relaxed);
             self.used.store(now.to_raw(), Ordering::Relaxed);
-            while self.ready.len() > smaller as usize && self.ready.pop().is_some() {}
+            self.shrink_to(smaller as usize);
+        }
+    }
+
+    fn shrink_to(&self, level: usize) {
+        while self.ready.len() > level
+            && let Some(lease) = self.ready.pop()
+        {
+            // A call has taken one meanwhile, and found enough left: this one is not too many, and nobody would replace
+            // it.
+            if self.ready.len() < level {
+                return self.put(lease);
+            }
         }
     }
 }

@@ -5,9 +5,11 @@
 //! what comes back from other machines, what time it is, what fails.
 //!
 //! [`prove`] runs the [`corpus`], guests that were written to break out, against a [`Host`](crate::Host) of yours, and
-//! reports which promises held. [`fuzz`] makes hostile guests for host functions of your own.
+//! reports which promises held; [`Case::load`] has one of them run beside other work. [`fuzz`] makes hostile guests for host
+//! functions of your own.
 
 mod attack;
+mod attempt;
 mod capture;
 mod case;
 mod clock;
@@ -25,6 +27,7 @@ mod report;
 mod script;
 mod watch;
 
+pub use attempt::{Attempt, Attempted};
 pub use capture::{Logged, Used};
 pub use case::Case;
 pub use clock::Clock;

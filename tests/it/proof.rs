@@ -1,7 +1,7 @@
 //! The corpus of hostile guests, and whether the harness sees it when something is not held.
 
 use crate::support;
-use isopod::testkit::{Case, Promise, Prove, Report, corpus, prove};
+use isopod::testkit::{Attempted, Case, Promise, Prove, Report, corpus, prove};
 use isopod::{
     Clocks, CompileWorker, Env, ErrorKind, Function, Grant, Host, Http, KeyValue, Limits, LoadLimits, Meter, Receipt,
     Reuse, Trust, UNLIMITED, ms,
@@ -61,6 +61,27 @@ fn everything_is_held() {
         let report = run(prove(&host()).limits(quick()).rounds(3));
         assert_eq!(broken(&report), []);
         assert!(report.benign > 5 * report.attacks, "{report}");
+    }
+}
+
+/// A guest by itself ends as it must, time and again; and is found to, or not to.
+#[tokio::test]
+async fn guests_are_run_one_by_one() {
+    let host = Host::new().unwrap();
+    let runs = async |promise, limits: Limits| -> [Attempted; 2] {
+        let case = corpus().into_iter().find(|case| case.promise() == promise).unwrap();
+        let attempt = case.load(&host, &limits).await.unwrap();
+        [attempt.run().await, attempt.run().await]
+    };
+    for (promise, kind) in [(Promise::Deadline, ErrorKind::TimedOut), (Promise::ComponentBytes, ErrorKind::TooComplex)]
+    {
+        for attempted in runs(promise, quick()).await {
+            assert_eq!(attempted.kind, Some(kind), "{attempted:?}");
+            assert!(attempted.broken.iter().all(|(promise, _)| *promise == Promise::Punctual), "{attempted:?}");
+        }
+    }
+    for attempted in runs(Promise::Log, quick().log(UNLIMITED)).await {
+        assert_eq!(attempted.broken[0].0, Promise::Log, "{attempted:?}");
     }
 }
 

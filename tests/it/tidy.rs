@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future"],
+    &[
+        "error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future",
+        "sync",
+    ],
     &["store", "bindings", "cache", "admission"],
     &["capability"],
     &["engine", "context"],

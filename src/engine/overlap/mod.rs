@@ -16,7 +16,8 @@ mod hall;
 pub(crate) use crowd::Crowd;
 pub(crate) use hall::Tally;
 
-use super::pool::{Lease, Origin, Pool};
+use super::lease::{Lease, Origin};
+use super::pool::Pool;
 use super::state::{Flow, Share, State, next_call_id};
 use super::stock::Claim;
 use super::trap::{self, Fault};

@@ -1,0 +1,5 @@
+//! What a guest may reach: nothing.
+
+pub(crate) struct Bound {
+    pub function: &'static str,
+}
