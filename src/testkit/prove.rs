@@ -133,6 +133,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(250);
 /// Calls of neighbours for each hostile one: these are one in twenty.
 const BENIGN: u64 = 19;
+/// From one call of a neighbour to the next.
+const PAUSE: Duration = ms(1);
 /// Calls that run beside the corpus and are not of it.
 const SPARE: u32 = 8;
 /// Hostile calls at once.
@@ -257,13 +259,12 @@ impl Proof {
     async fn mixed(&mut self, shots: &[Arc<Shot>]) {
         for attempt in 1..=ATTEMPTS {
             let last = attempt == ATTEMPTS || self.ledger.started.elapsed() > PATIENCE * self.rounds;
-            let (solo, wrong) = benign(&self.neighbours, 200, ms(1), Arc::new(AtomicBool::new(true))).await;
+            let (solo, wrong) = benign(&self.neighbours, 200, Arc::new(AtomicBool::new(true))).await;
             let (seats, before) = (self.terms.host.free_seats(), self.watch.begin());
             let done = Arc::new(AtomicBool::new(false));
             let least = shots.len() as u64 * BENIGN;
-            let pause = Duration::from_micros(500);
             let (neighbours, stop) = (self.neighbours.clone(), Arc::clone(&done));
-            let others = tokio::spawn(async move { benign(&neighbours, least, pause, stop).await });
+            let others = tokio::spawn(async move { benign(&neighbours, least, stop).await });
             let width = seats.saturating_sub(SPARE).clamp(1, WIDTH) as usize;
             let fired: Vec<_> = shots.iter().map(|shot| fire(Arc::clone(shot), self.terms.host.clone())).collect();
             let outcomes: Vec<_> = stream::iter(fired).buffer_unordered(width).collect().await;
@@ -364,22 +365,19 @@ async fn soon(is_so: impl Fn() -> bool) -> bool {
     true
 }
 
-/// Calls of neighbours, at least so many, and until `stop` is set: how long they took, and what was wrong.
-async fn benign(
-    neighbours: &Neighbours,
-    least: u64,
-    pause: Duration,
-    stop: Arc<AtomicBool>,
-) -> (Vec<Duration>, Vec<String>) {
+/// Calls of neighbours, at least so many, and until `stop` is set: how long they took, and what was wrong. One is due each
+/// [`PAUSE`], whether those before it are answered or not, and takes from then on: who is held up long holds up many.
+async fn benign(neighbours: &Neighbours, least: u64, stop: Arc<AtomicBool>) -> (Vec<Duration>, Vec<String>) {
     let (mut took, mut wrong) = (Vec::new(), Vec::new());
-    let mut n = 0;
+    let (mut n, mut due) = (0, Instant::now());
     while u64::from(n) < least || !stop.load(Ordering::Relaxed) {
         n += 1;
+        due += PAUSE;
+        tokio::time::sleep_until(due.into()).await;
         match neighbours.answer(n).await {
-            Ok(time) => took.push(time),
+            Ok(()) => took.push(due.elapsed()),
             Err(text) => wrong.push(text),
         }
-        tokio::time::sleep(pause).await;
     }
     wrong.truncate(8);
     (took, wrong)

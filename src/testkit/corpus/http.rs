@@ -222,11 +222,12 @@ fn asks(urls: &[(&str, &str)]) -> String {
         data += &format!(r#"(data (i32.const {at}) "{authority}") (data (i32.const {}) "{path}")"#, at + 64);
         body += &format!("(call $ask (i32.const {at}) (i32.const {}) (i32.const {}))", authority.len(), path.len());
     }
-    // The codes `destination-IP-prohibited` and `HTTP-request-denied`.
+    // The codes `destination-IP-prohibited`, `HTTP-request-denied` and `HTTP-request-URI-invalid`.
     let ask = r#"(global $count (mut i32) (i32.const 0))
         (func $code (param $c i32) (global.set $count (i32.add (global.get $count)
             (select (i32.const 100) (i32.const 1)
-                (i32.or (i32.eq (local.get $c) (i32.const 4)) (i32.eq (local.get $c) (i32.const 15)))))))
+                (i32.or (i32.eq (local.get $c) (i32.const 4))
+                    (i32.or (i32.eq (local.get $c) (i32.const 15)) (i32.eq (local.get $c) (i32.const 19))))))))
         (func $ask (param $at i32) (param $length i32) (param $path i32) (local $r i32) (local $f i32)
             (local.set $r (call $request (call $fields)))
             (drop (call $scheme (local.get $r) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))
