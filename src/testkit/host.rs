@@ -36,25 +36,19 @@ use std::time::{Duration, SystemTime};
 ///
 /// let host = Host::new()?;
 /// host.on("acme:db/query#get").with(("color",)).times(1).gives("blue");
-/// let function = host
-///     .function("asks")
-///     # .component_wat(r#"(component
-///     #     (import "acme:db/query@1.0.0" (instance $db (export "get" (func (param "key" string) (result string)))))
-///     #     (core module $libc (memory (export "m") 1)
-///     #         (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
-///     #     (core instance $libc (instantiate $libc))
-///     #     (core func $get (canon lower (func $db "get") (memory (core memory $libc "m")) (realloc (core func $libc "realloc"))))
-///     #     (core module $m (import "" "get" (func $get (param i32 i32 i32)))
-///     #         (func (export "ask") (param i32 i32) (result i32)
-///     #             (call $get (local.get 0) (local.get 1) (i32.const 8)) (i32.const 8)))
-///     #     (core instance $i (instantiate $m (with "" (instance (export "get" (func $get))))))
-///     #     (func (export "ask") (param "key" string) (result string)
-///     #         (canon lift (core func $i "ask") (memory (core memory $libc "m")) (realloc (core func $libc "realloc")))))"#)
-///     # ; let _ = "
-///     .component_file("asks.wasm")
-///     # "; let function = function
-///     .load()
-///     .await?;
+/// # const ASKS: &str = r#"(component
+/// #     (import "acme:db/query@1.0.0" (instance $db (export "get" (func (param "key" string) (result string)))))
+/// #     (core module $libc (memory (export "m") 1)
+/// #         (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+/// #     (core instance $libc (instantiate $libc))
+/// #     (core func $get (canon lower (func $db "get") (memory (core memory $libc "m")) (realloc (core func $libc "realloc"))))
+/// #     (core module $m (import "" "get" (func $get (param i32 i32 i32)))
+/// #         (func (export "ask") (param i32 i32) (result i32)
+/// #             (call $get (local.get 0) (local.get 1) (i32.const 8)) (i32.const 8)))
+/// #     (core instance $i (instantiate $m (with "" (instance (export "get" (func $get))))))
+/// #     (func (export "ask") (param "key" string) (result string)
+/// #         (canon lift (core func $i "ask") (memory (core memory $libc "m")) (realloc (core func $libc "realloc")))))"#;
+/// let function = host.function("asks").component_wat(ASKS).load().await?;
 /// assert_eq!(function.call::<String>("ask", ("color",)).await?.value, "blue");
 /// assert_eq!(host.asked()[0].to_string(), r#"acme:db/query@1.0.0#get("color")"#);
 ///
