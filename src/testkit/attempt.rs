@@ -92,3 +92,24 @@ impl Attempt {
 fn told(fault: &Fault) -> (Promise, String) {
     (fault.promise, fault.text.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::corpus;
+    use crate::text;
+
+    /// On a runtime that runs calls on the thread of the test.
+    #[tokio::test]
+    async fn texts_that_are_not_made_fit_to_show_are_found() {
+        let host = Host::new().unwrap();
+        let case = corpus().into_iter().find(|case| case.promise() == Promise::Text).unwrap();
+        let attempt = case.load(&host, &Limits::default()).await.unwrap();
+        assert_eq!(attempt.run().await.broken, []);
+        text::RAW.set(true);
+        let attempted = attempt.run().await;
+        text::RAW.set(false);
+        assert!(!attempted.broken.is_empty());
+        assert!(attempted.broken.iter().all(|(promise, _)| *promise == Promise::Text), "{attempted:?}");
+    }
+}

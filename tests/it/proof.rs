@@ -3,8 +3,8 @@
 use crate::support;
 use isopod::testkit::{Attempted, Case, Promise, Prove, Report, corpus, prove};
 use isopod::{
-    Clocks, CompileWorker, Env, ErrorKind, Function, Grant, Host, Http, KeyValue, Limits, LoadLimits, Meter, Receipt,
-    Reuse, Trust, UNLIMITED, ms,
+    Clocks, CompileWorker, Env, ErrorKind, Function, FunctionBuilder, Grant, Host, Http, KeyValue, Limits, LoadLimits,
+    Meter, Receipt, Reuse, Trust, UNLIMITED, ms,
 };
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -58,9 +58,12 @@ fn broken(report: &Report) -> Vec<Promise> {
 #[test]
 fn everything_is_held() {
     if alone("everything_is_held") {
-        let report = run(prove(&host()).limits(quick()).rounds(3));
-        assert_eq!(broken(&report), []);
-        assert!(report.benign > 5 * report.attacks, "{report}");
+        let by_fuel = Limits::default().deadline(ms(200)).fuel(20_000_000);
+        for (limits, rounds) in [(quick(), 3), (by_fuel, 1)] {
+            let report = run(prove(&host()).limits(limits).rounds(rounds));
+            assert_eq!(broken(&report), []);
+            assert!(report.benign > 5 * report.attacks, "{report}");
+        }
     }
 }
 
@@ -145,6 +148,35 @@ fn each_load_limit_that_is_off_is_found() {
     ] {
         let proof = prove(&host()).limits(quick()).load_limits(limits).only(few(promise));
         assert_eq!(broken(&run(proof)), [promise]);
+    }
+}
+
+/// What the engine holds cannot be off. Found is a guest that comes through with what it tried: here, one that does
+/// nothing has its place.
+#[test]
+fn guests_that_nothing_stops_are_found() {
+    if !alone("guests_that_nothing_stops_are_found") {
+        return;
+    }
+    const ANSWERS: &str = r#"(component
+        (core module $m (func (export "run") (result i32) (i32.const 7)))
+        (core instance $i (instantiate $m))
+        (func (export "run") (result u32) (canon lift (core func $i "run"))))"#;
+    const PANICS: &str = r#"(component
+        (import "say" (func (param "s" string)))
+        (core module $m (func (export "run")))
+        (core instance $i (instantiate $m))
+        (func (export "run") (canon lift (core func $i "run"))))"#;
+    for (promise, wat) in
+        [(Promise::Invalid, "(component)"), (Promise::Abi, ANSWERS), (Promise::Trap, ANSWERS), (Promise::Panic, PANICS)]
+    {
+        let proof = prove(&host()).limits(quick()).only(few(promise));
+        let through = move |case: &Case, builder: FunctionBuilder| match case.promise() == promise {
+            true => builder.component_wat(wat),
+            false => builder,
+        };
+        let report = run(proof.with(through));
+        assert_eq!(broken(&report), [promise], "{report}");
     }
 }
 
