@@ -1,11 +1,11 @@
 //! Attacks host functions with generated hostile guests, and prints what they bring them to.
 //!
 //! ```text
-//! cargo run --features testkit --example fuzz_imports -- [ROUNDS] [SEED]
+//! cargo run --release --features testkit --example fuzz_imports -- [ROUNDS] [SEED]
 //! ```
 //!
 //! The functions are an address book for the guests of many tenants, written twice: once with the mistakes that such
-//! functions have, once without. Write yours in place of them. A test would be `assert!(report.held(), "{report}")`;
+//! functions have, once without; what the first print of panics is theirs, on purpose. Write yours in place of them. A test would be `assert!(report.held(), "{report}")`;
 //! the documentation of `isopod::testkit::fuzz` shows a target of `cargo fuzz`.
 
 use anyhow::{Context as _, Result, ensure};
@@ -94,7 +94,7 @@ impl Contacts for Careful {
 
 async fn attack(host: &Host, careful: bool, rounds: u32, seed: u64) -> isopod::Result<Report> {
     let limits = Limits::default().deadline(ms(500)).busy(ms(200));
-    let fuzz = Fuzz::inline(WIT, "plugin")?.limits(limits.clone());
+    let fuzz = Fuzz::inline(WIT, "plugin")?;
     let builder = host.function("plugin").component_bytes(fuzz.guest()).limits(limits);
     let rows = Rows::default();
     let plugin = if careful {

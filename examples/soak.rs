@@ -398,3 +398,33 @@ async fn soon(is_so: impl Fn() -> bool) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_more_of_is_found() {
+        let held = |peak: u64, threads, tasks, files| Held {
+            resident: Some(peak),
+            peak: Some(peak),
+            threads: Some(threads),
+            tasks,
+            files: Some(files),
+        };
+        // The first third may hold what it likes.
+        let run = |last: Held| [held(1, 1, 1, 1), held(100 * MIB, 5, 9, 20), last];
+        for (last, found) in [
+            (held(100 * MIB, 5, 9, 20), None),
+            (held(50 * MIB, 4, 0, 3), None),
+            (held(104 * MIB, 5, 9, 20), None),
+            (held(105 * MIB, 5, 9, 20), Some("the peak of memory rose by 5120 KiB")),
+            (held(100 * MIB, 6, 9, 20), Some("6 threads, and 5 before")),
+            (held(100 * MIB, 5, 10, 20), Some("10 tasks, and 9 before")),
+            (held(100 * MIB, 5, 9, 21), Some("21 open files, and 20 before")),
+        ] {
+            assert_eq!(drift(&run(last), true), found.into_iter().collect::<Vec<_>>());
+        }
+        assert!(drift(&run(held(105 * MIB, 5, 9, 20)), false).is_empty(), "a short run does not compare memory");
+    }
+}

@@ -124,6 +124,12 @@ impl Function {
         self.inner.kind
     }
 
+    /// The limits that it was loaded with, every default filled in. What a handle narrows, such as its
+    /// [`deadline`](crate::CallOptions::deadline), is not in them.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits().into()
+    }
+
     /// Every function that the component exports, with its types; also those that [`call`](Function::call) refuses, as
     /// they have types without a JSON form, such as handles and streams.
     pub fn exports(&self) -> &[Export] {
@@ -474,7 +480,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
     /// computation gives a NaN, it is the canonical one, as in all functions with [`Limits::fuel`].
     ///
     /// What reaches outside answers as it does: http, files, state, other functions, host functions of yours. A call that
-    /// runs into its deadline ends wherever it stood, so give it one that the fuel ends before.
+    /// runs into its deadline ends wherever it stood, so give it one that the fuel ends before; and how deep a guest may
+    /// recurse until its stack is full depends on the code that its host compiles, such as by [`Profile`](crate::Profile).
     ///
     /// Loading fails as [`ErrorKind::Misuse`] without [`Limits::fuel`], with [`reuse`](FunctionBuilder::reuse), and with
     /// grants of the machine's clocks or randomness.

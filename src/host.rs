@@ -110,6 +110,11 @@ impl Host {
         self.0.workers.as_ref().map(Workers::spec)
     }
 
+    /// How often it looks after what computes: its [`tick`](HostBuilder::tick).
+    pub fn tick(&self) -> Duration {
+        self.0.ticker.tick()
+    }
+
     /// Seats that no call has: how many more could run now.
     pub fn free_seats(&self) -> u32 {
         self.0.admission.free_seats()

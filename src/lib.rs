@@ -75,6 +75,8 @@ pub use worker::{CompileWorker, compile_worker};
 pub mod guide {
     #[doc = include_str!("guide/numbers.md")]
     pub mod numbers {}
+    #[doc = include_str!("guide/proof.md")]
+    pub mod proof {}
     #[doc = include_str!("../SECURITY.md")]
     pub mod security {}
 }

@@ -338,6 +338,28 @@ impl Limits {
     }
 }
 
+impl From<&Resolved> for Limits {
+    fn from(limits: &Resolved) -> Limits {
+        Limits {
+            deadline: limits.deadline,
+            metering: limits.fuel.map_or(Metering::Busy(limits.busy), Metering::Fuel),
+            memory: limits.memory,
+            input: limits.input,
+            output: limits.output,
+            transfer: Some(limits.transfer as u64),
+            log: limits.log as u64,
+            handles: limits.handles.try_into().unwrap_or(u32::MAX),
+            host_calls: limits.host_calls,
+            random: limits.random,
+            concurrency: limits.concurrency,
+            queue: limits.queue,
+            queue_wait: (limits.queue > 0).then_some(limits.queue_wait),
+            depth: limits.depth,
+            calls: limits.calls,
+        }
+    }
+}
+
 /// [`Limits`] that were found to make sense, with every default filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 pub(crate) fn sanitise(text: &str, max: usize) -> String {
     const CUT: &str = "…";
     #[cfg(test)]
-    if RAW.get() {
+    if tests::RAW.get() {
         return text.to_owned();
     }
     let mut out = String::with_capacity(text.len().min(max));
@@ -27,12 +27,6 @@ pub(crate) fn sanitise(text: &str, max: usize) -> String {
         }
     }
     out
-}
-
-#[cfg(test)]
-thread_local! {
-    /// Whether texts are left as they are on this thread, to see that it is found.
-    pub(crate) static RAW: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Characters that are not control characters by category, yet reorder or hide text (Unicode TR 36, "bidi" spoofing).
@@ -73,8 +67,13 @@ pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    thread_local! {
+        /// Whether texts are left as they are on this thread, to see that it is found.
+        pub(crate) static RAW: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
 
     #[test]
     fn foreign_text_is_escaped_and_cut() {

@@ -1,6 +1,7 @@
-//! The files of isopod in which threads meet, compiled once more with a checker's locks, atomics and queues: whichever
-//! thread is next is the checker's choice at each of them, and a schedule that breaks a promise is found, printed and
-//! can be run again. Each file is isopod's own, by its path; what they stand on stands in for it here, and is small.
+//! The files of isopod in which threads meet (but for overlapping calls and the ticker), compiled once more with a
+//! checker's locks, atomics and queues: whichever thread is next is the checker's choice at each of them, and a schedule
+//! that breaks a promise is found, printed and can be run again. Each file is isopod's own, by its path; what they stand
+//! on stands in for it here, and is small.
 //!
 //! The checker is [`shuttle`]: it tries schedules at random, so that a model may have as many threads and steps as it
 //! takes. What it does not try is what a processor may do besides: to it, each atomic is sequentially consistent.

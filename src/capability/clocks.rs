@@ -59,8 +59,8 @@ impl Clocks {
         Clocks(Source::Machine(step.max(Duration::from_nanos(1))))
     }
 
-    /// Clocks that only sleeping moves, for guests whose answers must be repeatable: in each call the wall clock begins at
-    /// `start`, and the monotonic clock at zero. A sleep takes no time and moves both to its end; of several at once the
+    /// Clocks that only sleeping moves, for guests whose answers must be repeatable: in each instance the wall clock begins
+    /// at `start`, and the monotonic clock at zero; one that is used again goes on from where it was. A sleep takes no time and moves both to its end; of several at once the
     /// shortest is over first, also where something else that was waited for would have come sooner. A time before 1970 is
     /// taken as 1970.
     pub fn simulated(start: SystemTime) -> Clocks {
@@ -72,7 +72,7 @@ impl Clocks {
         Clocks(Source::Own(Arc::new(source)))
     }
 
-    /// Whether a guest can tell more by them than without a grant.
+    /// Whether a guest can tell more by them than by the default.
     pub(super) fn is_finer_than_default(&self) -> bool {
         match (&self.0, Clocks::default().0) {
             (Source::Machine(step), Source::Machine(default)) => *step < default,
@@ -89,8 +89,10 @@ impl Clocks {
     pub(super) fn watch(&self) -> Watch {
         match &self.0 {
             Source::Machine(step) => Watch::Machine { step: *step, since: Instant::now() },
-            Source::Simulated(start) => Watch::Other(Arc::new(Simulated { start: *start, asleep: Mutex::default() })),
-            Source::Own(source) => Watch::Other(Arc::clone(source)),
+            Source::Simulated(start) => {
+                Watch::Simulated(Arc::new(Simulated { start: *start, asleep: Mutex::default() }))
+            }
+            Source::Own(source) => Watch::Own(Arc::clone(source)),
         }
     }
 }
@@ -109,7 +111,8 @@ impl fmt::Debug for Source {
 #[derive(Clone)]
 pub(super) enum Watch {
     Machine { step: Duration, since: Instant },
-    Other(Arc<dyn TimeSource>),
+    Simulated(Arc<Simulated>),
+    Own(Arc<dyn TimeSource>),
 }
 
 impl Watch {
@@ -117,21 +120,23 @@ impl Watch {
         let unix = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         match self {
             Watch::Machine { step, .. } => round_down(unix(wall()), *step),
-            Watch::Other(source) => unix(source.wall()),
+            Watch::Simulated(clock) => unix(clock.wall()),
+            Watch::Own(source) => unix(source.wall()),
         }
     }
 
     fn monotonic(&self) -> Duration {
         match self {
             Watch::Machine { step, since } => round_down(since.elapsed(), *step),
-            Watch::Other(source) => source.monotonic(),
+            Watch::Simulated(clock) => clock.monotonic(),
+            Watch::Own(source) => source.monotonic(),
         }
     }
 
     fn resolution(&self) -> Duration {
         match self {
             Watch::Machine { step, .. } => *step,
-            Watch::Other(_) => Duration::from_nanos(1),
+            Watch::Simulated(_) | Watch::Own(_) => Duration::from_nanos(1),
         }
     }
 
@@ -141,7 +146,8 @@ impl Watch {
         match self {
             _ if length.is_zero() => Until::Now { yielded: false },
             Watch::Machine { .. } => Until::Instant(tokio::time::Instant::now().checked_add(length)),
-            Watch::Other(source) => Until::Other(Arc::clone(source), source.monotonic().saturating_add(length)),
+            Watch::Simulated(clock) => Until::Simulated(Arc::clone(clock), clock.monotonic().saturating_add(length)),
+            Watch::Own(source) => Until::Own(Arc::clone(source), source.monotonic().saturating_add(length)),
         }
     }
 
@@ -160,12 +166,12 @@ enum Until {
     },
     /// Never, if it is later than the machine can tell.
     Instant(Option<tokio::time::Instant>),
-    Other(Arc<dyn TimeSource>, Duration),
+    Simulated(Arc<Simulated>, Duration),
+    Own(Arc<dyn TimeSource>, Duration),
 }
 
-#[wasmtime_wasi::async_trait]
-impl Pollable for Until {
-    async fn ready(&mut self) {
+impl Until {
+    async fn over(&mut self, holds: bool) {
         match self {
             Until::Now { yielded: true } => {}
             Until::Now { yielded } => {
@@ -174,13 +180,21 @@ impl Pollable for Until {
             }
             Until::Instant(Some(until)) => tokio::time::sleep_until(*until).await,
             Until::Instant(None) => std::future::pending().await,
-            Until::Other(source, until) => source.sleep_until(*until).await,
+            Until::Simulated(clock, until) => Sleep { clock, until: *until, holds, begun: None }.await,
+            Until::Own(source, until) => source.sleep_until(*until).await,
         }
     }
 }
 
+#[wasmtime_wasi::async_trait]
+impl Pollable for Until {
+    async fn ready(&mut self) {
+        self.over(true).await;
+    }
+}
+
 /// Those who sleep by a clock that only they move.
-struct Simulated {
+pub(super) struct Simulated {
     start: SystemTime,
     asleep: Mutex<Asleep>,
 }
@@ -190,19 +204,28 @@ struct Asleep {
     now: Duration,
     next: u64,
     /// By when they are over, those that began first before others.
-    until: BTreeMap<(Duration, u64), Waker>,
+    until: BTreeMap<(Duration, u64), Sleeper>,
+}
+
+struct Sleeper {
+    waker: Waker,
+    holds: bool,
 }
 
 impl Asleep {
+    /// Whether no other is over before it that would be asked meanwhile.
+    fn is_first(&self, sleep: (Duration, u64), holds: bool) -> bool {
+        self.until.iter().find(|(_, other)| other.holds || !holds).is_none_or(|(first, _)| *first == sleep)
+    }
+
     fn end(&mut self, sleep: (Duration, u64)) {
         self.until.remove(&sleep);
-        if let Some((_, next)) = self.until.first_key_value() {
-            next.wake_by_ref();
-        }
+        self.until.values().take(1).for_each(|next| next.waker.wake_by_ref());
+        self.until.values().find(|next| next.holds).into_iter().for_each(|next| next.waker.wake_by_ref());
     }
 }
 
-impl TimeSource for Simulated {
+impl Simulated {
     fn wall(&self) -> SystemTime {
         self.start.checked_add(self.monotonic()).unwrap_or(self.start)
     }
@@ -210,15 +233,14 @@ impl TimeSource for Simulated {
     fn monotonic(&self) -> Duration {
         self.asleep.lock().now
     }
-
-    fn sleep_until(&self, until: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(Sleep { clock: self, until, begun: None })
-    }
 }
 
 struct Sleep<'a> {
     clock: &'a Simulated,
     until: Duration,
+    /// Whether it holds its instance, as those of WASI 0.2 do: nobody asks meanwhile what other sleeps have come to, but for
+    /// those that are waited for together with it.
+    holds: bool,
     begun: Option<(Duration, u64)>,
 }
 
@@ -235,13 +257,13 @@ impl Future for Sleep<'_> {
             // Whoever else begins to sleep in the same turn may be over sooner.
             let sleep = (self.until, asleep.next);
             asleep.next += 1;
-            asleep.until.insert(sleep, cx.waker().clone());
+            asleep.until.insert(sleep, Sleeper { waker: cx.waker().clone(), holds: self.holds });
             self.begun = Some(sleep);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         };
-        if asleep.until.first_key_value().is_some_and(|(first, _)| *first != sleep) {
-            asleep.until.insert(sleep, cx.waker().clone());
+        if sleep.0 > asleep.now && !asleep.is_first(sleep, self.holds) {
+            asleep.until.insert(sleep, Sleeper { waker: cx.waker().clone(), holds: self.holds });
             return Poll::Pending;
         }
         asleep.now = asleep.now.max(sleep.0);
@@ -359,13 +381,13 @@ impl p3::monotonic_clock::Host for Access<'_> {
 impl<T: Send> p3::monotonic_clock::HostWithStore<T> for Time {
     async fn wait_until(store: &Accessor<T, Self>, when: u64) -> wasmtime::Result<()> {
         let mut until = store.with(|mut access| access.get().watch.at(when));
-        until.ready().await;
+        until.over(false).await;
         Ok(())
     }
 
     async fn wait_for(store: &Accessor<T, Self>, length: u64) -> wasmtime::Result<()> {
         let mut until = store.with(|mut access| access.get().watch.after(length));
-        until.ready().await;
+        until.over(false).await;
         Ok(())
     }
 }
@@ -373,6 +395,7 @@ impl<T: Send> p3::monotonic_clock::HostWithStore<T> for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use futures_util::future::join3;
 
     #[test]
@@ -400,6 +423,21 @@ mod tests {
         watch.at(5).ready().await;
         assert_eq!(watch.monotonic(), Duration::from_secs(7_200), "it never goes back");
         assert_eq!(Clocks::simulated(start).watch().monotonic(), Duration::ZERO, "each call has its own");
+    }
+
+    /// A sleep of WASI 0.2 holds the instance, so that those of 0.3 that began before it are not asked until it is over.
+    #[tokio::test]
+    async fn a_sleep_that_holds_the_instance_does_not_wait_for_those_that_nobody_asks() {
+        let watch = Clocks::simulated(SystemTime::UNIX_EPOCH).watch();
+        let (mut soon, mut later) = (watch.after(5), watch.after(20));
+        let (mut soon, mut later) = (Box::pin(soon.over(false)), Box::pin(later.over(false)));
+        assert!((&mut soon).now_or_never().is_none() && (&mut later).now_or_never().is_none());
+        watch.after(10).ready().await;
+        assert_eq!(watch.monotonic().as_nanos(), 10);
+        soon.await;
+        assert_eq!(watch.monotonic().as_nanos(), 10, "it was over then");
+        later.await;
+        assert_eq!(watch.monotonic().as_nanos(), 20);
     }
 
     /// One that is given up does not keep the others asleep.

@@ -496,7 +496,7 @@ impl Text {
                 Time::SimulatedUnixSeconds(seconds) => {
                     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
                     Clocks::simulated(time.ok_or_else(|| {
-                        Error::new(ErrorKind::Misuse, format!("no clock can stand at {seconds} seconds after 1970"))
+                        Error::new(ErrorKind::Misuse, format!("no clock can begin at {seconds} seconds after 1970"))
                     })?)
                 }
             }))

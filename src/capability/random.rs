@@ -1,4 +1,4 @@
-//! `wasi:random`: secure by default, bounded per request; the same bytes at every call if asked for.
+//! `wasi:random`: secure by default, bounded per request; the same bytes in every instance if asked for.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -12,7 +12,8 @@ use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 pub struct Random(Option<u64>);
 
 impl Random {
-    /// The same bytes at every call, from `seed`: for guests whose answers must be repeatable. Not secure.
+    /// The same bytes in every instance, from `seed`: for guests whose answers must be repeatable. One that is used again
+    /// goes on from where it was. Not secure.
     pub fn seeded(seed: u64) -> Random {
         Random(Some(seed))
     }

@@ -183,9 +183,9 @@ impl Shot {
         let has = u64::from(host.free_seats());
         let most = may.min(has);
         let mut calls: Vec<Waiting> = Vec::new();
-        // Of many tenants, so that none runs out of its seats.
+        // Each of a tenant of its own, so that none runs out of its seats.
         for n in 0..=most {
-            calls.push(Shot::start(&function.tenant(format!("tenant {}", n % 16))).0);
+            calls.push(Shot::start(&function.tenant(format!("tenant {n}"))).0);
         }
         let mut all = futures_util::future::join_all(calls);
         let inside = || self.wire.inside() - before;
@@ -252,25 +252,58 @@ impl Shot {
     }
 }
 
-/// Comes to the gate, and waits there.
-pub(super) const WAITS: &str = r#"(component
-    (import "wait" (func $wait))
-    (core func $wait' (canon lower (func $wait)))
-    (core module $m (import "" "wait" (func $w)) (func (export "run") (call $w)))
-    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
-    (func (export "run") (canon lift (core func $i "run"))))"#;
+/// A kind of component that has slots of its own, apart from those of others.
+#[derive(Clone, Copy)]
+pub(super) enum Flavour {
+    Plain,
+    /// For component-model async.
+    Asynchronous,
+    /// Its memory begins with much.
+    Image,
+}
 
-/// Has that many calls run at once, and all of them end well.
-pub(super) async fn fill(host: &Host, calls: u32) -> Result<(), String> {
+/// Counts what is not empty in a memory of a MiB, a table and a global, with a stop at the gate.
+fn waits(flavour: Flavour) -> String {
+    let (ty, data) = match flavour {
+        Flavour::Plain => ("", String::new()),
+        Flavour::Asynchronous => ("(type (func async))", String::new()),
+        Flavour::Image => ("", format!(r#"(data (i32.const 0) "{}")"#, "\\00".repeat(64 << 10))),
+    };
+    format!(
+        r#"(component
+            (import "wait" (func $wait)) {ty}
+            (core func $wait' (canon lower (func $wait)))
+            (core module $m
+                (import "" "wait" (func $w))
+                (memory 16) {data} (table $t 1000 funcref) (global $g (mut i32) (i32.const 0))
+                (func (export "run") (result i32) (local $i i32) (local $n i32)
+                    (loop $l
+                        (local.set $n (i32.add (local.get $n) (i64.ne (i64.load (local.get $i)) (i64.const 0))))
+                        (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 8))) (i32.const 1048576))))
+                    (local.set $i (i32.const 0))
+                    (loop $l
+                        (local.set $n
+                            (i32.add (local.get $n) (i32.eqz (ref.is_null (table.get $t (local.get $i))))))
+                        (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000))))
+                    (call $w)
+                    (i32.add (local.get $n) (global.get $g))))
+            (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
+            (func (export "run") (result u32) (canon lift (core func $i "run"))))"#
+    )
+}
+
+/// Has that many calls run at once, and all of them end well. Gives in how many places they found what others had left.
+pub(super) async fn fill(host: &Host, calls: u32, fuel: bool, flavour: Flavour) -> Result<u64, String> {
     let wire = Wire::default();
     let gate = wire.clone();
     let limits = Limits::default().concurrency(calls.max(1)).deadline(ms(30_000)).queue(0);
-    let builder = host.function("full house").component_wat(WAITS).limits(limits);
+    let limits = if fuel { limits.fuel(u64::from(u32::MAX)) } else { limits.busy(ms(30_000)) };
+    let builder = host.function("full house").component_wat(waits(flavour)).limits(limits);
     let function = builder.import("", "wait", move |_, ()| gate.clone().wait()).load().await;
     let function = function.map_err(|error| error.to_string())?;
     let all = (0..calls).map(|n| {
-        let function = function.tenant(format!("tenant {}", n % 16));
-        async move { function.call::<()>("run", ()).await }
+        let function = function.tenant(format!("tenant {n}"));
+        async move { function.call::<u32>("run", ()).await }
     });
     let mut all = Box::pin(futures_util::future::join_all(all));
     let came = async {
@@ -285,9 +318,9 @@ pub(super) async fn fill(host: &Host, calls: u32) -> Result<(), String> {
     };
     let ended = tokio::time::timeout(PATIENCE * 3, came).await;
     let ended = ended.map_err(|_| format!("only {} calls of {calls} ran at once", wire.inside()))?;
-    let failed: Vec<Error> = ended.into_iter().filter_map(Result::err).collect();
-    match failed.first() {
-        Some(error) => Err(format!("{} of {calls} calls at once failed: {error}", failed.len())),
-        None => Ok(()),
+    let (ended, failed): (Vec<_>, Vec<_>) = ended.into_iter().partition(Result::is_ok);
+    match failed.into_iter().find_map(Result::err) {
+        Some(error) => Err(format!("{} of {calls} calls at once failed: {error}", calls as usize - ended.len())),
+        None => Ok(ended.into_iter().flatten().map(|reply| u64::from(reply.value)).sum()),
     }
 }

@@ -20,6 +20,8 @@ pub struct Case {
     pub(super) with: With,
     /// Limits that it is given besides, for it to get as far as the one it attacks.
     pub(super) room: &'static [(&'static str, u64)],
+    /// Seats that it takes at least, to be what it is.
+    pub(super) seats: fn(&Figures) -> u64,
 }
 
 /// What a function is loaded with for a case.
@@ -29,7 +31,8 @@ impl Case {
     /// A guest of which `run` is called without arguments, and must trap.
     pub(super) fn new(name: &'static str, threat: u32, promise: Promise, guest: fn(&Figures) -> Guest) -> Case {
         let end = End::Fails(ErrorKind::Trapped);
-        Case { name, threat, promise, guest, attack: Attack::Call(|_| Value::Null), end, with: |b, _| b, room: &[] }
+        let attack = Attack::Call(|_| Value::Null);
+        Case { name, threat, promise, guest, attack, end, with: |b, _| b, room: &[], seats: |_| 1 }
     }
 
     /// Ends so.
@@ -85,6 +88,11 @@ impl Case {
 
     pub(super) fn room(mut self, room: &'static [(&'static str, u64)]) -> Case {
         self.room = room;
+        self
+    }
+
+    pub(super) fn seats(mut self, seats: fn(&Figures) -> u64) -> Case {
+        self.seats = seats;
         self
     }
 

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 /// let host = Host::builder().clocks(Clocks::by(clock.clone())).build()?;
 /// clock.advance(Duration::from_secs(3_600));
 /// assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(3_600));
+/// // A call whose guest sleeps comes to its end beside what moves the clock, within its deadline by the machine's:
+/// // let (reply, slept) = tokio::join!(function.call::<()>("run", ()), clock.advance_to_next_sleep());
 /// # Ok::<(), isopod::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -48,7 +50,8 @@ impl Clock {
     }
 
     /// Waits until somebody sleeps, and nobody whose sleep is over already; moves the clock to the end of the sleep that is
-    /// over first, and gives how far that was.
+    /// over first, and gives how far that was. A guest that holds its instance by a sleep of WASI 0.2 keeps those of 0.3 in
+    /// it from waking, and this from coming back: [`advance`](Clock::advance) the clock there.
     pub async fn advance_to_next_sleep(&self) -> Duration {
         let mut asleep = self.0.asleep.subscribe();
         loop {

@@ -10,12 +10,11 @@ use crate::{Clocks, FunctionBuilder, HostBuilder, Random, Result};
 use bytes::Bytes;
 use http::Request;
 use serde_json::Value;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A host for tests: functions run in it as they do in yours, with their own limits and grants, and all around them is the
-/// test's. It is a [`Host`](crate::Host) besides.
+/// test's.
 ///
 /// - Imports of the component's own that the test provides by nothing else answer what [`on`](Host::on) says; a call that
 ///   nobody expects ends as [`ErrorKind::HostPanic`](crate::ErrorKind::HostPanic), with what was asked.
@@ -26,8 +25,8 @@ use std::time::{Duration, SystemTime};
 ///   [`network_faults`](Host::network_faults) say so.
 /// - What guests logged, and what calls used, is kept: [`logged`](Host::logged), [`used`](Host::used).
 ///
-/// What a function is granted by itself comes before that. For calls that use the same fuel each time, add
-/// [`Limits::fuel`](crate::Limits::fuel).
+/// What a function is granted by itself comes before that; and one that is
+/// [`deterministic`](FunctionBuilder::deterministic) has clocks and randomness of its own, which the test's do not move.
 ///
 /// ```
 /// # #[tokio::main]
@@ -74,7 +73,7 @@ impl Host {
     /// A host of the default settings, with the seed 0.
     ///
     /// # Errors
-    /// As [`HostBuilder::build`].
+    /// As [`build`](Host::build).
     pub fn new() -> Result<Host> {
         Host::build(crate::Host::builder(), 0)
     }
@@ -83,7 +82,7 @@ impl Host {
     /// is random for guests and in faults comes from `seed`.
     ///
     /// # Errors
-    /// As [`HostBuilder::build`].
+    /// As [`HostBuilder::build`], and [`ErrorKind::Internal`](crate::ErrorKind::Internal) where no certificate can be made.
     pub fn build(settings: HostBuilder, seed: u64) -> Result<Host> {
         let clock = Clock::at(SystemTime::UNIX_EPOCH + START);
         let (store_faults, network_faults) = (Faults::new(seed), Faults::new(seed.wrapping_add(1)));
@@ -109,6 +108,11 @@ impl Host {
             let mocks = Arc::clone(&mocks);
             async move { mocks.answer(&import, arguments.into()) }
         })
+    }
+
+    /// The host, for what this one has no word of its own for. A function that is loaded by it has no mocks.
+    pub fn host(&self) -> &crate::Host {
+        &self.host
     }
 
     /// Begins to say what an import of the components' own answers: `ns:pkg/interface#function`, with the interface's version
@@ -176,13 +180,5 @@ impl Host {
     pub fn verify(&self) {
         let unmet = [self.mocks.unmet(), self.script.unmet()].concat();
         assert!(unmet.is_empty(), "{}", unmet.join("; "));
-    }
-}
-
-impl Deref for Host {
-    type Target = crate::Host;
-
-    fn deref(&self) -> &crate::Host {
-        &self.host
     }
 }

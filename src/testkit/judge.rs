@@ -16,6 +16,8 @@ pub(super) const LEFT: u64 = 32 << 20;
 const NEAR: u64 = 4096;
 /// Bytes of an error with all its causes.
 const TEXT: usize = 4096;
+/// What guests begin a line with that they want to stand in an error.
+pub(super) const FORGED: &str = "error: forged";
 
 /// What became of a guest.
 #[derive(Debug)]
@@ -66,23 +68,29 @@ impl Outcome {
 pub(super) struct Fault {
     pub promise: Promise,
     pub text: String,
+    /// A time or an amount of memory, which a machine that has much else to do may have caused.
+    pub measured: bool,
 }
 
 impl Fault {
     pub(super) fn new(promise: Promise, text: impl Into<String>) -> Fault {
-        Fault { promise, text: text.into() }
+        Fault { promise, text: text.into(), measured: false }
+    }
+
+    pub(super) fn measured(promise: Promise, text: impl Into<String>) -> Fault {
+        Fault { measured: true, ..Fault::new(promise, text) }
     }
 }
 
 /// What is wrong with it.
 pub(super) fn judge(case: &Case, figures: &Figures, outcome: &Outcome) -> Vec<Fault> {
     let mut faults = Vec::new();
+    if let Some(late) = outcome.late(case, figures).filter(|late| *late >= LATE) {
+        faults.push(Fault::measured(Promise::Punctual, format!("ended {late:.0?} after its time")));
+    }
     let mut fault = |promise: Promise, text: String| faults.push(Fault::new(promise, text));
     if let Some(text) = wrong_end(case, figures, outcome) {
         fault(case.promise(), text);
-    }
-    if let Some(late) = outcome.late(case, figures).filter(|late| *late >= LATE) {
-        fault(Promise::Punctual, format!("ended {late:.0?} after its time"));
     }
     if let Ended::Failed { text, .. } = &outcome.end {
         if text.len() > TEXT {
@@ -90,6 +98,9 @@ pub(super) fn judge(case: &Case, figures: &Figures, outcome: &Outcome) -> Vec<Fa
         }
         if let Some(odd) = text.chars().find(|c| is_odd(*c)) {
             fault(Promise::Text, format!("its error holds {:?}", odd));
+        }
+        if text.lines().any(|line| line.trim_start().starts_with(FORGED)) {
+            fault(Promise::Text, "a line of its error is the guest's".into());
         }
     }
     let usage = &outcome.usage;
@@ -111,7 +122,8 @@ pub(super) fn judge(case: &Case, figures: &Figures, outcome: &Outcome) -> Vec<Fa
 /// Characters that could move a cursor, or turn text around. Lines end between the parts of an error.
 fn is_odd(c: char) -> bool {
     (c.is_control() && c != '\n')
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn wrong_end(case: &Case, figures: &Figures, outcome: &Outcome) -> Option<String> {

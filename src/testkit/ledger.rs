@@ -5,6 +5,7 @@ use super::case::Figures;
 use super::judge::{Ended, Fault, Outcome};
 use super::promise::Promise;
 use super::report::{Finding, Report};
+use super::watch::resident;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ struct Line {
     far: u64,
     faults: Vec<String>,
     broken: bool,
+    /// And not by what was measured alone.
+    firm: bool,
 }
 
 impl Ledger {
@@ -51,10 +54,16 @@ impl Ledger {
     pub(super) fn fault(&mut self, fault: &Fault) {
         let line = self.lines.entry(fault.promise).or_default();
         line.broken = true;
+        line.firm |= !fault.measured;
         let text: String = fault.text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
         if line.faults.len() < FAULTS && !line.faults.contains(&text) {
             line.faults.push(text);
         }
+    }
+
+    /// A guest cannot be run.
+    pub(super) fn untried(&mut self, promise: Promise) {
+        self.lines.entry(promise).or_default();
     }
 
     /// A guest was run.
@@ -64,11 +73,18 @@ impl Ledger {
         self.late = self.late.max(outcome.late(case, &shot.figures).unwrap_or_default());
         let line = self.lines.entry(promise).or_default();
         line.far = line.far.max(far(promise, outcome));
-        if !line.cases.contains(&case.name()) {
+        // A host with fewer seats than a function may have never comes to that.
+        let reached = promise != Promise::Concurrency || outcome.far >= shot.figures.get("concurrency");
+        if reached && !line.cases.contains(&case.name()) {
             line.cases.push(case.name());
         }
+        self.faults(shot, faults);
+    }
+
+    /// What was wrong with a guest.
+    pub(super) fn faults<'a>(&mut self, shot: &Shot, faults: impl IntoIterator<Item = &'a Fault>) {
         for fault in faults {
-            self.fault(&Fault::new(fault.promise, format!("{}: {}", case.name(), fault.text)));
+            self.fault(&Fault { text: format!("{}: {}", shot.case.name(), fault.text), ..fault.clone() });
         }
     }
 
@@ -88,6 +104,7 @@ impl Ledger {
         let finding = |promise: Promise, line: Line| Finding {
             promise,
             held: !line.broken,
+            measured: line.broken && !line.firm,
             limit: promise.limit().map(|name| limit(promise, theirs.get(name))).unwrap_or_default(),
             seen: match promise {
                 Promise::Punctual => format!("{:.1?} late at worst", self.late),
@@ -99,6 +116,7 @@ impl Ledger {
                 _ => seen(promise, line.far),
             },
             cases: match promise {
+                Promise::Resident if resident().is_none() => 0,
                 Promise::Punctual | Promise::Resident | Promise::Neighbours | Promise::Seats | Promise::Text => all,
                 Promise::Fresh | Promise::Compiling => all,
                 _ => line.cases.len(),

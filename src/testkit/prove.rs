@@ -1,6 +1,6 @@
 //! [`prove`]: runs the corpus against a host, and holds what becomes of it against what was promised.
 
-use super::attack::{Shot, Terms};
+use super::attack::{Flavour, Shot, Terms, fill};
 use super::case::{Attack, Case, Figures};
 use super::corpus::corpus;
 use super::judge::{Ended, Fault, LEFT, OVER, Outcome, judge};
@@ -21,20 +21,26 @@ use std::time::{Duration, Instant};
 /// to itself, and the process, of which the memory is measured: let nothing else run meanwhile. The promise to neighbours
 /// is made for a runtime with a worker for each core.
 ///
-/// ```
-/// # #[tokio::main]
-/// # async fn main() -> isopod::Result<()> {
+/// ```no_run
 /// use isopod::testkit::prove;
 /// use isopod::{Host, Limits, ms};
 ///
-/// let host = Host::new()?;
-/// # if false {
-/// let report = prove(&host).limits(Limits::default().deadline(ms(500)).busy(ms(200))).await?;
-/// println!("{report}");
-/// assert!(report.held(), "{:?}", report.broken());
-/// # }
-/// # Ok(()) }
+/// fn main() -> isopod::Result<()> {
+///     isopod::compile_worker();
+///     let runtime = tokio::runtime::Runtime::new()?;
+///     runtime.block_on(async {
+///         let report = prove(&Host::new()?).limits(Limits::default().deadline(ms(500)).busy(ms(200))).await?;
+///         println!("{report}");
+///         assert!(report.held(), "{:?}", report.broken());
+///         Ok(())
+///     })
+/// }
 /// ```
+///
+/// In a test, `main` is not yours. Either the test has one (`[[test]]` with `harness = false`, and the lines above), or the
+/// host has a program that compiles, [`CompileWorker::program`](crate::CompileWorker::program), and the test a runtime with
+/// several threads, `#[tokio::test(flavor = "multi_thread")]`, and a process that no other test runs in meanwhile. On a
+/// machine that has other things to do, let pass what was only [measured](super::Finding::measured).
 pub fn prove(host: &Host) -> Prove {
     Prove {
         host: host.clone(),
@@ -42,7 +48,6 @@ pub fn prove(host: &Host) -> Prove {
         load: Trust::Untrusted.into(),
         reuse: None,
         rounds: 1,
-        tick: ms(1),
         only: Box::new(|_| true),
         with: Arc::new(|_, builder| builder),
     }
@@ -60,7 +65,6 @@ pub struct Prove {
     load: LoadLimits,
     reuse: Option<Reuse>,
     rounds: u32,
-    tick: Duration,
     only: Box<dyn Fn(&Case) -> bool + Send>,
     with: Arc<With>,
 }
@@ -70,7 +74,9 @@ pub(super) type With = dyn Fn(&Case, FunctionBuilder) -> FunctionBuilder + Send 
 
 impl Prove {
     /// The limits that your functions have. A time of more than 5 s is tried as 5 s, and fuel of more than 500 million
-    /// units as so much; a limit that is so large that no guest comes to it is not held.
+    /// units as so much; a limit that is so large that no guest comes to it is not held. A guest that takes more seats than
+    /// the host has free, to have several memories or to be called by another, is not tried; and neither is
+    /// [`concurrency`](Limits::concurrency) where those seats are what bounds it.
     pub fn limits(mut self, limits: Limits) -> Prove {
         self.limits = limits;
         self
@@ -108,12 +114,6 @@ impl Prove {
         self.with = Arc::new(load);
         self
     }
-
-    /// The host's [`tick`](crate::HostBuilder::tick), which what is promised to neighbours is measured in. Default: 1 ms.
-    pub fn tick(mut self, tick: Duration) -> Prove {
-        self.tick = tick;
-        self
-    }
 }
 
 impl IntoFuture for Prove {
@@ -147,22 +147,30 @@ async fn run(prove: Prove) -> Result<Report> {
     let neighbours = Neighbours::load(&prove.host).await?;
     // What the first calls make, later ones find.
     for n in 0..20 {
-        let _ = (neighbours.answer(n).await, neighbours.scan().await);
+        if let Err(text) = neighbours.answer(n).await.and(neighbours.scan().await) {
+            // A host that is full, for one: nothing can be tried.
+            let mut ledger = Ledger::new();
+            ledger.fault(&Fault::new(Promise::Neighbours, text));
+            return Ok(ledger.report(&theirs, 0));
+        }
     }
-    let Prove { host, load, reuse, rounds, tick, only, with, .. } = prove;
+    let Prove { host, load, reuse, rounds, only, with, .. } = prove;
     let terms = Terms { host, load, reuse, with };
-    let mut proof = Proof { terms, theirs, neighbours, rounds, tick, watch: Watch::start(), ledger: Ledger::new() };
-    let (loads, calls): (Vec<Case>, Vec<Case>) = corpus()
-        .into_iter()
-        .filter(|case| only(case))
-        .filter(|case| case.promise().limit().is_none_or(|limit| proof.theirs.is(limit)))
-        .partition(|case| matches!(case.attack, Attack::Load | Attack::Describe));
+    let (seats, watch, ledger) = (terms.host.free_seats(), Watch::start(), Ledger::new());
+    let mut proof = Proof { terms, theirs, neighbours, rounds, seats, watch, ledger };
+    let wanted = corpus().into_iter().filter(|case| only(case));
+    let apply = wanted.filter(|case| case.promise().limit().is_none_or(|limit| proof.theirs.is(limit)));
+    let (possible, others): (Vec<Case>, Vec<Case>) =
+        apply.partition(|case| (case.seats)(&proof.theirs) <= u64::from(proof.seats));
+    others.iter().for_each(|case| proof.ledger.untried(case.promise()));
+    let (loads, calls): (Vec<Case>, Vec<Case>) =
+        possible.into_iter().partition(|case| matches!(case.attack, Attack::Load | Attack::Describe));
     let mut shots = Vec::new();
     for case in calls {
         shots.extend(proof.load(case).await.map(Arc::new));
     }
-    // What the first rounds leave is what later calls find ready: memory that stays with its slots, for one.
-    let mut half = None;
+    // What the first calls leave is what later ones find ready: memory that stays with its slots, for one.
+    let mut settled = None;
     for round in 1..=rounds {
         for case in &loads {
             if let Some(shot) = proof.load(case.clone()).await {
@@ -174,18 +182,21 @@ async fn run(prove: Prove) -> Result<Report> {
                 proof.alone(shot).await;
             }
         }
+        if rounds == 1 {
+            settled = resident();
+        }
         let mixed = shots.iter().filter(|shot| !shot.is_load() && !is_for_itself(shot));
         let mixed: Vec<Arc<Shot>> = mixed.map(Arc::clone).collect();
         proof.mixed(&mixed).await;
-        if round == rounds.div_ceil(2) {
-            half = resident();
+        if rounds > 1 && round == rounds.div_ceil(2) {
+            settled = resident();
         }
     }
-    if let Some(half) = half
-        && let Some(now) = proof.settled(half).await.filter(|now| *now > half + LEFT)
+    if let Some(before) = settled
+        && let Some(now) = proof.settled(before).await.filter(|now| *now > before + LEFT)
     {
-        let text = format!("{} MiB more after the last round than after half of them", (now - half) >> 20);
-        proof.ledger.fault(&Fault::new(Promise::Resident, text));
+        let text = format!("{} MiB stay that were not there after the first calls", (now - before) >> 20);
+        proof.ledger.fault(&Fault::measured(Promise::Resident, text));
     }
     proof.compiling();
     proof.house().await;
@@ -205,7 +216,8 @@ struct Proof {
     theirs: Figures,
     neighbours: Neighbours,
     rounds: u32,
-    tick: Duration,
+    /// That were free at the start.
+    seats: u32,
     watch: Watch,
     ledger: Ledger,
 }
@@ -219,32 +231,25 @@ impl Proof {
     /// One guest, beside nothing but one call of a neighbour.
     async fn alone(&mut self, shot: &Shot) {
         for attempt in 1..=ATTEMPTS {
-            let (seats, before) = (self.terms.host.free_seats(), self.watch.begin());
+            let before = self.watch.begin();
             let (outcome, beside) = tokio::join!(shot.fire(&self.terms.host), self.neighbours.answer(attempt + 7));
             let grown = self.watch.most().saturating_sub(before);
             let mut faults = judge(&shot.case, &shot.figures, &outcome);
-            let mut fault = |promise, text: String| faults.push(Fault::new(promise, text));
-            if let Err(text) = beside {
-                fault(Promise::Neighbours, text);
-            }
-            if !self.seats_are_back(seats).await {
-                fault(Promise::Seats, format!("{} of {seats} seats are free", self.terms.host.free_seats()));
-            }
-            if let Err(text) = self.neighbours.scan().await {
-                fault(Promise::Fresh, text);
-            }
+            faults.extend(beside.err().map(|text| Fault::new(Promise::Neighbours, text)));
+            faults.extend(self.left().await);
             let has = match outcome.end {
                 Ended::GivenUp => shot.figures.get("memory_bytes"),
                 _ => outcome.usage.peak_memory,
             };
             let over = grown.saturating_sub(has);
+            let mut measured = |text: String| faults.push(Fault::measured(Promise::Resident, text));
             if over >= OVER {
-                fault(Promise::Resident, format!("the process grew by {} MiB more than the guest", over >> 20));
+                measured(format!("the process grew by {} MiB more than the guest", over >> 20));
             }
             if let Some(now) = self.settled(before).await.filter(|now| *now > before + LEFT) {
-                fault(Promise::Resident, format!("{} MiB were not given back", (now - before) >> 20));
+                measured(format!("{} MiB were not given back", (now - before) >> 20));
             }
-            if attempt < ATTEMPTS && !faults.is_empty() && faults.iter().all(Fault::may_be_chance) {
+            if attempt < ATTEMPTS && !faults.is_empty() && faults.iter().all(|fault| fault.measured) {
                 self.ledger.repeats += 1;
                 continue;
             }
@@ -260,62 +265,67 @@ impl Proof {
         for attempt in 1..=ATTEMPTS {
             let last = attempt == ATTEMPTS || self.ledger.started.elapsed() > PATIENCE * self.rounds;
             let (solo, wrong) = benign(&self.neighbours, 200, Arc::new(AtomicBool::new(true))).await;
-            let (seats, before) = (self.terms.host.free_seats(), self.watch.begin());
+            let before = self.watch.begin();
             let done = Arc::new(AtomicBool::new(false));
             let least = shots.len() as u64 * BENIGN;
             let (neighbours, stop) = (self.neighbours.clone(), Arc::clone(&done));
             let others = tokio::spawn(async move { benign(&neighbours, least, stop).await });
-            let width = seats.saturating_sub(SPARE).clamp(1, WIDTH) as usize;
+            let width = self.seats.saturating_sub(SPARE).clamp(1, WIDTH) as usize;
             let fired: Vec<_> = shots.iter().map(|shot| fire(Arc::clone(shot), self.terms.host.clone())).collect();
             let outcomes: Vec<_> = stream::iter(fired).buffer_unordered(width).collect().await;
             done.store(true, Ordering::Relaxed);
             let (beside, also_wrong) = others.await.unwrap_or_else(|e| (Vec::new(), vec![e.to_string()]));
             let grown = self.watch.most().saturating_sub(before);
 
-            let mut faults: Vec<Fault> =
-                wrong.into_iter().chain(also_wrong).map(|text| Fault::new(Promise::Neighbours, text)).collect();
-            let calls = (solo.len() + beside.len()) as u64;
+            let wrong = wrong.into_iter().chain(also_wrong);
+            let mut faults: Vec<Fault> = wrong.map(|text| Fault::new(Promise::Neighbours, text)).collect();
+            faults.extend(self.left().await);
+            self.ledger.benign += (solo.len() + beside.len()) as u64;
             let (solo, beside) = (p99(solo), p99(beside));
-            let (mut over, mut chance) = (grown, false);
-            let mut judged = Vec::new();
-            for (shot, outcome) in outcomes {
-                over = over.saturating_sub(outcome.usage.peak_memory);
-                let found = judge(&shot.case, &shot.figures, &outcome);
-                chance |= !found.is_empty() && found.iter().all(Fault::may_be_chance);
-                judged.push((shot, outcome, found));
-            }
-            if beside > solo * 3 + self.tick * 3 {
-                chance = true;
+            if beside > solo * 3 + self.terms.host.tick() * 3 {
                 let text = format!("their p99 was {beside:.1?} beside hostile guests, and {solo:.1?} alone");
-                faults.push(Fault::new(Promise::Neighbours, text));
+                faults.push(Fault::measured(Promise::Neighbours, text));
             }
+            // So many run at once, so they have no more than the largest.
+            let mut peaks: Vec<u64> = outcomes.iter().map(|(_, outcome)| outcome.usage.peak_memory).collect();
+            peaks.sort_unstable_by(|a, b| b.cmp(a));
+            let over = grown.saturating_sub(peaks.iter().take(width).sum());
             if over >= OVER {
-                chance = true;
-                faults.push(Fault::new(Promise::Resident, format!("the process grew by {} MiB more", over >> 20)));
+                let text = format!("the process grew by {} MiB more", over >> 20);
+                faults.push(Fault::measured(Promise::Resident, text));
             }
-            if chance && !last {
+            let judged = outcomes.into_iter().map(|(shot, outcome)| {
+                let found = judge(&shot.case, &shot.figures, &outcome);
+                (shot, outcome, found)
+            });
+            let judged: Vec<_> = judged.collect();
+            let mut all = faults.iter().chain(judged.iter().flat_map(|(_, _, found)| found));
+            if !last && all.any(|fault| fault.measured) {
+                // What else was wrong was no chance.
                 self.ledger.repeats += 1;
+                for (shot, _, found) in &judged {
+                    self.ledger.faults(shot, found.iter().filter(|fault| !fault.measured));
+                }
+                faults.iter().filter(|fault| !fault.measured).for_each(|fault| self.ledger.fault(fault));
                 continue;
-            }
-            if !self.seats_are_back(seats).await {
-                let text = format!("{} of {seats} seats are free", self.terms.host.free_seats());
-                faults.push(Fault::new(Promise::Seats, text));
-            }
-            if let Err(text) = self.neighbours.scan().await {
-                faults.push(Fault::new(Promise::Fresh, text));
             }
             judged.iter().for_each(|(shot, outcome, faults)| self.ledger.attack(shot, outcome, faults));
             faults.iter().for_each(|fault| self.ledger.fault(fault));
             self.ledger.over = self.ledger.over.max(over);
-            self.ledger.benign += calls;
             self.ledger.p99(solo, beside);
             return;
         }
     }
 
-    /// Whether all seats that were free are free again, soon.
-    async fn seats_are_back(&self, seats: u32) -> bool {
-        soon(|| self.terms.host.free_seats() >= seats).await
+    /// What a guest has left: a seat that it still has, or something that others find.
+    async fn left(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if !soon(|| self.terms.host.free_seats() >= self.seats).await {
+            let text = format!("{} of {} seats are free", self.terms.host.free_seats(), self.seats);
+            faults.push(Fault::new(Promise::Seats, text));
+        }
+        faults.extend(self.neighbours.scan().await.err().map(|text| Fault::new(Promise::Fresh, text)));
+        faults
     }
 
     /// The memory of the process, when it is back to what it was, or has not come back to that.
@@ -327,22 +337,30 @@ impl Proof {
     /// Who compiles.
     #[cfg(feature = "compiler")]
     fn compiling(&mut self) {
-        if self.terms.host.compile_worker().is_none() {
-            let text =
-                "strangers' components are compiled in this process; begin `main` with `isopod::compile_worker()`";
-            self.ledger.fault(&Fault::new(Promise::Compiling, text));
-        }
+        let text = match self.terms.host.compile_worker() {
+            _ if !self.terms.load.apart => "components of `Trust::Own` are compiled in this process",
+            None => "strangers' components are compiled in this process; begin `main` with `isopod::compile_worker()`",
+            Some(_) => return,
+        };
+        self.ledger.fault(&Fault::new(Promise::Compiling, text));
     }
 
     #[cfg(not(feature = "compiler"))]
     fn compiling(&mut self) {}
 
-    /// As many calls at once as there are seats: none is lost, and no slot.
+    /// As many calls at once as there are seats: none is lost, and no slot. They have nearly all slots between them, and look
+    /// for what guests have left there.
     async fn house(&mut self) {
-        let seats = self.terms.host.free_seats();
-        match super::attack::fill(&self.terms.host, seats).await {
-            Ok(()) => self.ledger.house(seats),
-            Err(text) => self.ledger.fault(&Fault::new(Promise::Seats, text)),
+        let fuel = self.theirs.is("fuel");
+        for flavour in [Flavour::Plain, Flavour::Asynchronous, Flavour::Image] {
+            match fill(&self.terms.host, self.seats, fuel, flavour).await {
+                Ok(0) => self.ledger.house(self.seats),
+                Ok(places) => {
+                    let text = format!("new instances were not empty in {places} places");
+                    self.ledger.fault(&Fault::new(Promise::Fresh, text));
+                }
+                Err(text) => self.ledger.fault(&Fault::new(Promise::Seats, text)),
+            }
         }
     }
 }
@@ -381,11 +399,4 @@ async fn benign(neighbours: &Neighbours, least: u64, stop: Arc<AtomicBool>) -> (
     }
     wrong.truncate(8);
     (took, wrong)
-}
-
-impl Fault {
-    /// Whether a machine that has much else to do can be the reason.
-    fn may_be_chance(&self) -> bool {
-        matches!(self.promise, Promise::Punctual | Promise::Resident)
-    }
 }

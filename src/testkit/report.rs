@@ -10,13 +10,17 @@ use std::time::Duration;
 pub struct Finding {
     /// What was promised.
     pub promise: Promise,
-    /// Whether it was kept in every case and every round.
+    /// Whether it was kept in every case and every round. Also where there was none: see `cases`.
     pub held: bool,
+    /// Whether all that was wrong is a time or an amount of memory that was measured: then a machine that has something else
+    /// to do may be the reason.
+    pub measured: bool,
     /// The limit that was set, for people; empty where the promise is not a limit of [`Limits`](crate::Limits).
     pub limit: String,
     /// How far the guests came that tried, for people.
     pub seen: String,
-    /// How many guests tried.
+    /// How many guests tried. 0 where [`Prove::only`](super::Prove::only) left none, and where this system does not tell
+    /// what it takes to know: the memory of a process is read from `/proc`.
     pub cases: usize,
     /// What was wrong, with the name of the case. Text of guests in it is made fit to show. At most eight.
     pub faults: Vec<String>,
@@ -24,7 +28,14 @@ pub struct Finding {
 
 /// What [`prove`](super::prove()) found.
 ///
-/// Prints as a table: a line for each promise, held or NOT held, and what was wrong below it.
+/// Prints as a table: a line for each promise, "held", "NOT held" or, where no guest tried, "not tried", and what was
+/// wrong below it.
+///
+/// What to do about a line that is NOT held: a limit that is off says so in its line, and
+/// [`Limits`](crate::Limits) or [`LoadLimits`](crate::LoadLimits) set it. "compiling" wants
+/// [`compile_worker`](crate::compile_worker). What was only [measured](Finding::measured), such as "on time", may be the
+/// doing of a machine that has something else to do: run it again where it has not, with [`rounds`](super::Prove::rounds).
+/// Anything else is a fault of isopod, or of your host functions where [`Prove::with`](super::Prove::with) adds them.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -68,8 +79,12 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<22} {:<9} {:>14}  {:<34} cases", "", "", "limit", "seen")?;
-        for Finding { promise, held, limit, seen, cases, faults } in &self.findings {
-            let verdict = if *held { "held" } else { "NOT held" };
+        for Finding { promise, held, limit, seen, cases, faults, .. } in &self.findings {
+            let verdict = match held {
+                false => "NOT held",
+                true if *cases == 0 => "not tried",
+                true => "held",
+            };
             writeln!(f, "{promise:<22} {verdict:<9} {limit:>14}  {seen:<34} {cases:>5}")?;
             for fault in faults {
                 writeln!(f, "    {fault}")?;

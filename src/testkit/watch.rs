@@ -34,7 +34,7 @@ impl Watch {
                 std::thread::park_timeout(LOOK);
             }
         };
-        let thread = std::thread::Builder::new().name("isopod-prove".into()).spawn(look).ok();
+        let thread = std::thread::Builder::new().name("isopod-watch".into()).spawn(look).ok();
         Watch { most, done, thread }
     }
 
@@ -105,7 +105,7 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     pub(super) async fn load(host: &Host) -> Result<Neighbours> {
-        let limits = Limits::default().deadline(ms(30_000)).busy(ms(30_000));
+        let limits = Limits::default().deadline(ms(10_000)).busy(ms(10_000));
         let load =
             |name: &str, wat: &str| host.function(name.to_owned()).component_wat(wat).limits(limits.clone()).load();
         let (answers, scans) = (load("neighbour", ANSWERS).await?, load("scan", SCANS).await?);

@@ -577,35 +577,6 @@ async fn computing_after_the_result_is_under_the_deadline() {
     assert_eq!(error.kind(), ErrorKind::Trapped, "{error:?}");
 }
 
-/// A destructor that makes and drops a resource of its own type goes through the host at each level.
-#[tokio::test]
-async fn destructors_that_recurse_overflow_the_guests_stack_only() {
-    let wat = r#"(component
-        (core module $d
-            (table (export "t") 1 funcref)
-            (type $f (func (param i32)))
-            (func (export "destroy") (param i32) (call_indirect (type $f) (local.get 0) (i32.const 0))))
-        (core instance $d (instantiate $d))
-        (type $r (resource (rep i32) (dtor (core func $d "destroy"))))
-        (core func $new (canon resource.new $r))
-        (core func $drop (canon resource.drop $r))
-        (core module $m
-            (import "w" "new" (func $new (param i32) (result i32))) (import "w" "drop" (func $drop (param i32)))
-            (import "d" "t" (table 1 funcref))
-            (func $again (param i32) (call $drop (call $new (i32.const 1))))
-            (elem (i32.const 0) $again)
-            (func (export "run") (call $again (i32.const 0))))
-        (core instance $w (export "new" (func $new)) (export "drop" (func $drop)))
-        (core instance $i (instantiate $m (with "w" (instance $w)) (with "d" (instance $d))))
-        (func (export "run") LIFT))"#;
-    let host = host();
-    for lift in [r#"(canon lift (core func $i "run"))"#, r#"async (canon lift (core func $i "run"))"#] {
-        let function = host.function("drops").component_wat(wat.replace("LIFT", lift)).load().await.unwrap();
-        let error = function.call::<()>("run", ()).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Trapped && error.to_string().contains("stack"), "{error:?}");
-    }
-}
-
 /// A denied async import ends the call at the first call of it, by whichever ABI, and is counted and recorded once.
 #[tokio::test]
 async fn denied_async_imports_are_denied_once() {
@@ -631,42 +602,6 @@ async fn denied_async_imports_are_denied_once() {
         assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
         assert_eq!((error.denials().len(), error.usage().host_calls), (1, 1));
     }
-}
-
-/// The same handle many times over in one list is as many handles.
-#[tokio::test]
-async fn lists_of_borrowed_handles_are_bounded() {
-    let wat = r#"(component
-        (import "wasi:io/poll@0.2.0" (instance $poll
-            (export "pollable" (type $p (sub resource)))
-            (export "poll" (func (param "in" (list (borrow $p))) (result (list u32))))))
-        (alias export $poll "pollable" (type $pollable))
-        (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
-            (alias outer 1 $pollable (type $q))
-            (export "pollable" (type $p (eq $q)))
-            (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
-        (core module $libc (memory (export "m") 20)
-            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 32768)))
-        (core instance $libc (instantiate $libc))
-        (core func $after (canon lower (func $clock "subscribe-duration")))
-        (core func $poll (canon lower (func $poll "poll") (memory (core memory $libc "m")) (realloc (core func $libc "realloc"))))
-        (core module $m
-            (import "w" "after" (func $after (param i64) (result i32)))
-            (import "w" "poll" (func $poll (param i32 i32 i32)))
-            (import "l" "m" (memory 20))
-            (func (export "run") (local $n i32) (local $h i32)
-                (local.set $h (call $after (i64.const 0)))
-                (loop $l
-                    (i32.store offset=65536 (i32.mul (local.get $n) (i32.const 4)) (local.get $h))
-                    (local.set $n (i32.add (local.get $n) (i32.const 1)))
-                    (br_if $l (i32.lt_u (local.get $n) (i32.const 200000))))
-                (call $poll (i32.const 65536) (i32.const 200000) (i32.const 16))))
-        (core instance $w (export "after" (func $after)) (export "poll" (func $poll)))
-        (core instance $i (instantiate $m (with "w" (instance $w)) (with "l" (instance $libc))))
-        (func (export "run") (canon lift (core func $i "run"))))"#;
-    let function = host().function("polls").component_wat(wat).load().await.unwrap();
-    let error = function.call::<()>("run", ()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Handles), "{error:?}");
 }
 
 /// A call that is given up while it waits for a seat has a receipt too, and leaves its place in the line.

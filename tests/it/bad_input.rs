@@ -172,35 +172,6 @@ async fn blocking_inside_a_runtime_is_misuse() {
     assert_eq!(error.kind(), ErrorKind::Misuse);
 }
 
-/// A guest that hands out bytes which are no UTF-8, a pointer beyond its memory, and a wrong discriminant.
-#[tokio::test]
-async fn guests_that_break_the_abi() {
-    let lift = |store: &str, ty: &str| {
-        format!(
-            r#"(component
-                (core module $m (memory (export "m") 1) (data (i32.const 16) "\ff\fe\fd")
-                    (func (export "f") (result i32) {store} (i32.const 0)))
-                (core instance $i (instantiate $m))
-                (alias core export $i "m" (core memory $mem))
-                (func (export "f") (result {ty}) (canon lift (core func $i "f") (memory $mem))))"#
-        )
-    };
-    let at = |pointer: u32, length: u32| {
-        format!("(i32.store (i32.const 0) (i32.const {pointer})) (i32.store (i32.const 4) (i32.const {length}))")
-    };
-    let host = host();
-    for (store, ty) in [
-        (at(16, 3), "string"),
-        (at(4_000_000_000, 8), "string"),
-        (at(65_530, 100), "(list u8)"),
-        ("(i32.store (i32.const 0) (i32.const 9))".to_owned(), "(result u32 (error u32))"),
-    ] {
-        let function = host.function("liar").component_wat(lift(&store, ty)).load().await.unwrap();
-        let error = function.call::<serde_json::Value>("f", ()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::GuestAbi, "{ty}: {error:?}");
-    }
-}
-
 /// Sockets share the type of a pollable with `wasi:io`, which is linked for everybody: a denied interface must have the
 /// same one. And its functions are denied, not merely without effect.
 #[tokio::test]

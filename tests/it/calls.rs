@@ -171,11 +171,20 @@ async fn a_slot_keeps_nothing_for_the_next_function() {
         )
     };
     let host = Host::builder().seats(1).build().unwrap();
-    let [acme, other] = [guest("acme"), guest("other")].map(|wat| host.function("f").component_wat(wat).load());
-    let (acme, other) = (acme.await.unwrap().tenant("acme"), other.await.unwrap().tenant("other"));
-    for reader in [&acme, &other, &acme] {
+    let load =
+        async |tag: &str| host.function("f").component_wat(guest(tag)).load().await.unwrap().tenant(tag.to_owned());
+    // A host with one seat has three slots. A component has the slot again that it had before; one that had none has one
+    // that nobody had yet, or that of whoever left theirs first: of four in turn, some have those that `acme` wrote to.
+    let acme = load("acme").await;
+    for round in 0..2 {
         acme.call::<()>("write", ()).await.unwrap();
-        assert_eq!(reader.call::<u64>("sum", ()).await.unwrap().value, 0);
+        assert_eq!(acme.call::<u64>("sum", ()).await.unwrap().value, 0);
+        acme.call::<()>("write", ()).await.unwrap();
+        for n in 0..4 {
+            let other = load(&format!("other-{round}-{n}")).await;
+            assert_eq!(other.call::<u64>("sum", ()).await.unwrap().value, 0);
+            other.call::<()>("write", ()).await.unwrap();
+        }
     }
 }
 

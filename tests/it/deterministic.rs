@@ -101,9 +101,8 @@ fn calls_answer_alike_in_each_call_host_and_process() {
 async fn a_seed_decides_the_randomness_and_sleeping_the_time() {
     let call = async |seed| {
         let function = metered(&host()).deterministic(seed).load().await.unwrap();
-        let reply = function.call::<Varies>("run", (0.0_f32,)).await.unwrap();
-        assert!(reply.usage.wall < Duration::from_secs(60), "an hour takes no time");
-        reply.value
+        // It sleeps for an hour, and its deadline is in some seconds.
+        function.call::<Varies>("run", (0.0_f32,)).await.unwrap().value
     };
     let (one, other) = (call(1).await, call(2).await);
     assert_eq!(&one.1..=&one.2, &0..=&HOUR);

@@ -300,7 +300,7 @@ fn limits() -> Limits {
 
 fn kit(shared: &Shared) -> Fuzz {
     let open = Arc::clone(&shared.open);
-    Fuzz::path(WIT, "plugin").unwrap().limits(limits()).count("cursors", move || open.load(Ordering::Relaxed))
+    Fuzz::path(WIT, "plugin").unwrap().count("cursors", move || open.load(Ordering::Relaxed))
 }
 
 fn builder(fuzz: &Fuzz) -> FunctionBuilder {
@@ -407,7 +407,7 @@ fn memory_that_grows_is_found() {
 /// Host functions of another type than their import are to blame, not the guest.
 #[tokio::test]
 async fn a_host_function_that_does_not_fit_is_found() {
-    let fuzz = Fuzz::path(WIT, "small").unwrap().limits(limits());
+    let fuzz = Fuzz::path(WIT, "small").unwrap();
     let builder = builder(&fuzz).import("test:fuzz/texts", "cut", async |_, (text, at): (String, u32)| (text, at));
     let function = builder.import("test:fuzz/texts", "repeat", async |_, (text, _): (String, u32)| Ok::<_, ()>(text));
     let report = fuzz.run(&function.load().await.unwrap(), 1, 200).await.unwrap();
@@ -446,7 +446,7 @@ async fn the_host_is_given_what_the_words_say() {
 
 #[tokio::test]
 async fn async_imports_are_called() {
-    let fuzz = Fuzz::path(WIT, "waits").unwrap().limits(limits());
+    let fuzz = Fuzz::path(WIT, "waits").unwrap();
     let builder = builder(&fuzz).import("", "slow", async |_, (key,): (String,)| {
         tokio::task::yield_now().await;
         key

@@ -162,8 +162,7 @@ async fn other_machines_hang_break_off_and_are_not_there() {
         // Connections are kept: those that are open go on.
         host.network_faults().percent(100);
         let fresh = self::client(&host, guest).await;
-        let failed = self::fetch(&fresh, "GET", "https://api.example.com/works").await.unwrap_err();
-        assert!(!failed.is_empty());
+        self::fetch(&fresh, "GET", "https://api.example.com/works").await.unwrap_err();
         host.network_faults().percent(0);
         assert_eq!(self::fetch(&fresh, "GET", "https://api.example.com/works").await.unwrap().0, 200);
         host.network_faults().next(1);

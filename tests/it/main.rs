@@ -42,6 +42,10 @@ mod secrets;
 #[path = "../../examples/serve.rs"]
 mod serve;
 mod server;
+#[cfg(feature = "testkit")]
+#[allow(dead_code, reason = "it runs for minutes; what it decides by is tested")]
+#[path = "../../examples/soak.rs"]
+mod soak;
 mod support;
 mod third_party;
 mod tidy;

@@ -183,6 +183,28 @@ mod tests {
     }
 
     #[test]
+    fn types_of_functions_are_for_nobody_else() {
+        let named = [
+            r#"(component (type $f (func)) (export "run" (type $f)))"#,
+            r#"(component (type $f (func)) (import "run" (type (eq $f))))"#,
+            r#"(component (type $f (func)) (instance $i (export "run" (type $f))) (export "all" (instance $i)))"#,
+            r#"(component (type $f (func)) (component (alias outer 1 $f (type $g)) (export "run" (type $g))))"#,
+            r#"(component (import "all" (instance (type $f (func)) (export "run" (type (eq $f))))))"#,
+            r#"(component (type (component (type $f (func)) (import "run" (type (eq $f))))))"#,
+        ];
+        for wat in named {
+            match look(wat) {
+                Err(Refusal::Invalid(text)) => assert!(text.contains("\"run\" is the type of a function"), "{text}"),
+                other => panic!("{wat}: {other:?}"),
+            }
+        }
+        let functions_and_values = r#"(component
+            (type $f (func)) (import "f" (func $run (type $f))) (type $l (list u8))
+            (export "run" (func $run)) (export "bytes" (type $l)))"#;
+        look(functions_and_values).unwrap();
+    }
+
+    #[test]
     fn async_is_seen_wherever_it_hides() {
         let asynchronous = [
             r#"(component (import "wasi:clocks/monotonic-clock@0.3.0" (instance)))"#,

@@ -62,8 +62,28 @@ struct Scope {
 /// instance that exports another one twice is a few bytes, and doubles what the compiler writes out.
 #[derive(Default)]
 struct Space {
-    types: Vec<u64>,
+    types: Vec<Type>,
     instances: Vec<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Type {
+    weight: u64,
+    /// Whether it is the type of a function. Among what a component exports, wasmtime does not tell it from one.
+    function: bool,
+}
+
+impl Type {
+    fn new(weight: u64) -> Type {
+        Type { weight, function: false }
+    }
+
+    /// A type that has a name for others to see.
+    fn named(self, name: &str) -> Result<Type, Refusal> {
+        let text =
+            || format!("\"{name}\" is the type of a function, which is not for others; name the function itself");
+        if self.function { Err(Refusal::Invalid(text())) } else { Ok(self) }
+    }
 }
 
 impl Survey {
@@ -178,12 +198,19 @@ impl Survey {
                             self.spend(Cost { adapters: cost.adapters.saturating_add(1), exports: 0, ..cost })?;
                             cost.exports.saturating_add(1)
                         }
-                        ComponentInstance::FromExports(exports) => exports.iter().fold(1, |weight: u64, export| {
-                            weight.saturating_add(match export.kind {
-                                ComponentExternalKind::Instance => self.instance(export.index),
-                                _ => 1,
-                            })
-                        }),
+                        ComponentInstance::FromExports(exports) => {
+                            let mut weight: u64 = 1;
+                            for export in exports {
+                                weight = weight.saturating_add(match export.kind {
+                                    ComponentExternalKind::Instance => self.instance(export.index),
+                                    ComponentExternalKind::Type => {
+                                        self.ty(0, export.index).named(export.name.name).map(|_| 1)?
+                                    }
+                                    _ => 1,
+                                });
+                            }
+                            weight
+                        }
                     };
                     self.weigh(weight)?;
                     self.space().instances.push(weight);
@@ -215,7 +242,7 @@ impl Survey {
                         )));
                     }
                     self.facts.asynchronous |= self.scopes.len() == 1 && is_wasi_03(import.name.name);
-                    let weight = self.declare(import.ty);
+                    let weight = self.declare(import.name.name, import.ty)?;
                     self.weigh(weight)?;
                 }
             }
@@ -233,8 +260,9 @@ impl Survey {
                             self.space().instances.push(weight);
                         }
                         ComponentExternalKind::Type => {
-                            let weight = self.ty(0, export.index);
-                            self.space().types.push(weight);
+                            let ty = self.ty(0, export.index).named(export.name.name)?;
+                            weight = ty.weight;
+                            self.space().types.push(ty);
                         }
                         _ => {}
                     }
@@ -248,8 +276,7 @@ impl Survey {
                 for ty in section {
                     let ty = ty?;
                     self.facts.asynchronous |= is_async(&ty);
-                    let weight = self.type_weight(&ty);
-                    self.space().types.push(weight);
+                    self.define_type(&ty)?;
                 }
             }
             Payload::ComponentCanonicalSection(section) => {
@@ -360,11 +387,11 @@ impl Survey {
         &mut self.spaces[last]
     }
 
-    /// The weight of the type with that index, `outer` spaces up.
-    fn ty(&self, outer: u32, index: u32) -> u64 {
+    /// The type with that index, `outer` spaces up.
+    fn ty(&self, outer: u32, index: u32) -> Type {
         let space =
             self.spaces.len().checked_sub((outer as usize).saturating_add(1)).and_then(|at| self.spaces.get(at));
-        space.and_then(|space| space.types.get(index as usize)).copied().unwrap_or(self.heaviest)
+        space.and_then(|space| space.types.get(index as usize)).copied().unwrap_or(Type::new(self.heaviest))
     }
 
     /// The weight of the instance with that index.
@@ -381,49 +408,51 @@ impl Survey {
                 self.space().instances.push(weight);
             }
             ComponentAlias::InstanceExport { kind: ComponentExternalKind::Type, instance_index, .. } => {
-                let weight = self.instance(instance_index);
-                self.space().types.push(weight);
+                let ty = Type::new(self.instance(instance_index));
+                self.space().types.push(ty);
             }
             ComponentAlias::Outer { kind: ComponentOuterAliasKind::Type, count, index } => {
-                let weight = self.ty(count, index);
-                self.space().types.push(weight);
+                let ty = self.ty(count, index);
+                self.space().types.push(ty);
             }
             _ => {}
         }
     }
 
     /// Takes up an import, or an export in a type, and gives its weight.
-    fn declare(&mut self, ty: ComponentTypeRef) -> u64 {
-        match ty {
+    fn declare(&mut self, name: &str, ty: ComponentTypeRef) -> Result<u64, Refusal> {
+        Ok(match ty {
             ComponentTypeRef::Instance(index) => {
-                let weight = self.ty(0, index);
+                let weight = self.ty(0, index).weight;
                 self.space().instances.push(weight);
                 weight
             }
-            ComponentTypeRef::Component(index) => self.ty(0, index),
+            ComponentTypeRef::Component(index) => self.ty(0, index).weight,
             ComponentTypeRef::Type(bounds) => {
-                let weight = match bounds {
-                    TypeBounds::Eq(index) => self.ty(0, index),
-                    TypeBounds::SubResource => 1,
+                let ty = match bounds {
+                    TypeBounds::Eq(index) => self.ty(0, index).named(name)?,
+                    TypeBounds::SubResource => Type::new(1),
                 };
-                self.space().types.push(weight);
+                self.space().types.push(ty);
                 1
             }
             ComponentTypeRef::Module(_) | ComponentTypeRef::Func(_) | ComponentTypeRef::Value(_) => 1,
-        }
+        })
     }
 
-    /// The weight of a type. As deep as the type, which [`bound_type_nesting`](super::bound_type_nesting) bounds.
-    fn type_weight(&mut self, ty: &ComponentType<'_>) -> u64 {
+    /// Takes up a type. As deep as the type, which [`bound_type_nesting`](super::bound_type_nesting) bounds.
+    fn define_type(&mut self, ty: &ComponentType<'_>) -> Result<(), Refusal> {
         let mut weight: u64 = 1;
         self.spaces.push(Space::default());
         match ty {
             ComponentType::Instance(declarations) => {
                 for declaration in declarations {
                     match declaration {
-                        InstanceTypeDeclaration::Type(ty) => self.nested(ty),
+                        InstanceTypeDeclaration::Type(ty) => self.define_type(ty)?,
                         InstanceTypeDeclaration::Alias(alias) => self.alias(alias),
-                        InstanceTypeDeclaration::Export { ty, .. } => weight = weight.saturating_add(self.declare(*ty)),
+                        InstanceTypeDeclaration::Export { name, ty } => {
+                            weight = weight.saturating_add(self.declare(name.name, *ty)?)
+                        }
                         InstanceTypeDeclaration::CoreType(_) => {}
                     }
                 }
@@ -431,13 +460,13 @@ impl Survey {
             ComponentType::Component(declarations) => {
                 for declaration in declarations {
                     match declaration {
-                        ComponentTypeDeclaration::Type(ty) => self.nested(ty),
+                        ComponentTypeDeclaration::Type(ty) => self.define_type(ty)?,
                         ComponentTypeDeclaration::Alias(alias) => self.alias(alias),
-                        ComponentTypeDeclaration::Export { ty, .. } => {
-                            weight = weight.saturating_add(self.declare(*ty))
+                        ComponentTypeDeclaration::Export { name, ty } => {
+                            weight = weight.saturating_add(self.declare(name.name, *ty)?)
                         }
                         ComponentTypeDeclaration::Import(import) => {
-                            weight = weight.saturating_add(self.declare(import.ty))
+                            weight = weight.saturating_add(self.declare(import.name.name, import.ty)?)
                         }
                         ComponentTypeDeclaration::CoreType(_) => {}
                     }
@@ -447,12 +476,8 @@ impl Survey {
         }
         self.spaces.pop();
         self.heaviest = self.heaviest.max(weight);
-        weight
-    }
-
-    fn nested(&mut self, ty: &ComponentType<'_>) {
-        let weight = self.type_weight(ty);
-        self.space().types.push(weight);
+        self.space().types.push(Type { weight, function: matches!(ty, ComponentType::Func(_)) });
+        Ok(())
     }
 }
 

@@ -146,13 +146,15 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("calls itself", 33, Depth, |_| calls_itself().into())
             .with(|builder, _| builder.grant(Functions::named("calls itself")).callable())
             .room(&[("host_calls", u64::MAX), ("calls", u32::MAX as u64)])
-            .gives(|figures| json!(figures.get("depth"))),
+            .gives(|figures| json!(figures.get("depth")))
+            .seats(|figures| figures.get("depth").min(64) + 1),
         Case::new("calls another over and over", 33, Calls, |figures| {
             calls_often("calls another over and over", figures.get("calls").saturating_add(5).min(20_000)).into()
         })
         .with(|builder, _| builder.grant(Functions::named("calls another over and over")).callable())
         .room(&[("host_calls", u64::MAX)])
-        .gives(|figures| json!(figures.get("calls"))),
+        .gives(|figures| json!(figures.get("calls")))
+        .seats(|_| 2),
         Case::new("marks for the next call", 29, Fresh, |_| marks("").into()).attack(Attack::Again).gives(|_| json!(0)),
         Case::new("marks and traps, where instances are kept", 29, Fresh, |_| marks(&if_first("unreachable")).into())
             .with(|builder, _| builder.reuse(Reuse::within_tenant()))
@@ -169,7 +171,8 @@ pub(super) fn cases() -> Vec<Case> {
         })
         .with(|builder, _| builder.prewarm(2))
         .attack(Attack::Again)
-        .gives(|_| json!(0)),
+        .gives(|_| json!(0))
+        .seats(|_| 2),
     ]
 }
 

@@ -57,7 +57,8 @@ pub(super) fn cases() -> Vec<Case> {
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) {LOOP} (i32.const 0))"#
             );
             composed(&callee, r#"(func (export "run") (call $f (i32.const 0) (i32.const 9)))"#).into()
-        }),
+        })
+        .seats(|_| 2),
         endless("text of 30 MB between parts", 3, |_| {
             let callee = r#"(memory (export "m") 480) (func (export "f") (param i32 i32))
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))"#;
@@ -66,7 +67,8 @@ pub(super) fn cases() -> Vec<Case> {
                 r#"(func (export "run") (loop $l (call $f (i32.const 65536) (i32.const 30000000)) (br $l)))"#,
             )
             .into()
-        }),
+        })
+        .seats(|_| 2),
         endless("loop of random bytes", 3, |_| {
             let body = r#"(func (export "run") (loop $l (call $bytes (i64.const 65536) (i32.const 0)) (br $l)))"#;
             importing(RANDOM, &[BYTES], body).into()
@@ -140,6 +142,9 @@ pub(super) fn cases() -> Vec<Case> {
         })
         .args(|_| json!(["x"])),
         Case::new("recursion by destructors", 4, Trap, |_| DESTRUCTORS.into()),
+        Case::new("recursion by destructors, in an async function", 4, Trap, |_| {
+            DESTRUCTORS.replace("(canon lift", "async (canon lift").into()
+        }),
         Case::new("sleeps where nothing was granted", 16, Grants, |_| {
             importing(r#"(import "acme:x/sleep" (instance $s (export "ever" (func))))"#, &[("ever", r#"$s "ever""#, "")],
                 r#"(func (export "run") (loop $l (call $ever) (br $l)))"#).into()

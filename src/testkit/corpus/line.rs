@@ -1,10 +1,17 @@
 //! More calls at once than may be, and than may wait.
 
 use crate::ErrorKind::Overloaded;
-use crate::testkit::attack::WAITS;
 use crate::testkit::case::{Attack, Case};
 use crate::testkit::promise::Promise::{self, Concurrency, Queue, QueueWait};
 use serde_json::json;
+
+/// Comes to the gate, and waits there.
+const WAITS: &str = r#"(component
+    (import "wait" (func $wait))
+    (core func $wait' (canon lower (func $wait)))
+    (core module $m (import "" "wait" (func $w)) (func (export "run") (call $w)))
+    (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait'))))))
+    (func (export "run") (canon lift (core func $i "run"))))"#;
 
 pub(super) fn cases() -> Vec<Case> {
     let waits = |name, promise: Promise, attack| {

@@ -29,6 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
             Guest::Bytes(b"\0asm\x0d\0\x01\0\x07\x05\xff\xff\xff\xff\x0f".into())
         }),
         invalid("code that is not valid", 11, |_| runner(r#"(func (export "run") (drop (i32.add (i32.const 1))))"#).into()),
+        invalid("a type in place of a function", 13, |_| r#"(component (type $f (func)) (export "run" (type $f)))"#.into()),
         invalid("a memory of 64 bits", 11, |_| runner(r#"(memory i64 0x100000000) (func (export "run"))"#).into()),
         invalid("a shared memory", 11, |_| runner(r#"(memory 1 10 shared) (func (export "run"))"#).into()),
         invalid("pages of one byte", 11, |_| runner(r#"(memory 1 (pagesize 1)) (func (export "run"))"#).into()),

@@ -47,7 +47,8 @@ pub(super) fn cases() -> Vec<Case> {
             runner(&format!(r#"{} (func (export "run") (local $n i32) {})"#, each(&memory), times(200, &each(&grow))))
                 .into()
         })
-        .fails(OutOfMemory),
+        .fails(OutOfMemory)
+        .seats(|_| 4),
         Case::new("grows the memories of all its parts", 6, Memory, |_| {
             let part = |n| format!(r#"(core instance $i{n} (instantiate $m))"#);
             let parts: String = (0..3).map(part).collect();
@@ -59,7 +60,8 @@ pub(super) fn cases() -> Vec<Case> {
             )
             .into()
         })
-        .fails(OutOfMemory),
+        .fails(OutOfMemory)
+        .seats(|_| 3),
         Case::new("begins with more than it may have", 6, Memory, |figures| {
             let pages = (figures.get("memory_bytes") / 65_536 + 1).min(65_536);
             runner(&format!(r#"(memory {pages}) (func (export "run"))"#)).into()
@@ -133,7 +135,8 @@ pub(super) fn cases() -> Vec<Case> {
         })
         .fails(LimitExceeded(Limit::Handles)),
         Case::new("async tasks that wait", 14, Resident, |figures| tasks(beyond(figures)).into())
-            .fails(LimitExceeded(Limit::Handles)),
+            .fails(LimitExceeded(Limit::Handles))
+            .seats(|_| 2),
         Case::new("streams that nobody reads", 14, Resident, |figures| {
             let body = times(beyond(figures), "(drop (call $stream))");
             let body = format!(r#"(func (export "run") (local $n i32) {body})"#);

@@ -4,6 +4,7 @@ use super::compute::REALLOC;
 use super::shell::*;
 use crate::ErrorKind::{GuestAbi, LimitExceeded, OutputTooLarge, Trapped};
 use crate::testkit::case::{Case, Figures};
+use crate::testkit::judge::FORGED;
 use crate::testkit::promise::Promise::{HostCalls, Input, Log, Output, Random, Resident, Text, Transfer};
 use crate::{KIB, Limit, MIB};
 use serde_json::json;
@@ -140,6 +141,13 @@ pub(super) fn cases() -> Vec<Case> {
             let name = "\\1b[2J\\e2\\80\\ae\\07".repeat(2_000);
             runner(&format!(
                 r#"(func $evil (@name "{name}") unreachable) (func (export "run") (call $evil))"#
+            ))
+            .into()
+        })
+        .fails(Trapped),
+        Case::new("names of functions that are lines of an error", 36, Text, |_| {
+            runner(&format!(
+                r#"(func $evil (@name "x\n{FORGED}\n    {FORGED}") unreachable) (func (export "run") (call $evil))"#
             ))
             .into()
         })

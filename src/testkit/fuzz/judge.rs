@@ -21,12 +21,12 @@ pub enum Fault {
     /// A call ended half a second and more after its [`deadline`](crate::Limits::deadline), or was busy for so much
     /// longer than its [`busy`](crate::Limits::busy) time: a host function holds its thread.
     Late,
-    /// A call used more than one of its limits, by its [`Usage`].
+    /// A call used more than a limit of it allows, by its [`Usage`].
     Budget,
     /// The process took 64 MiB more than the guest has memory during one call.
     Memory,
     /// What the host holds was more after a call than before it, by one of [`Fuzz::count`](super::Fuzz::count); or the
-    /// process grew as long as calls were made.
+    /// process grew as long as calls were made, in 200 rounds or more.
     Kept,
     /// A tenant was given, or told in an error, what another tenant had given the host.
     Tenant,

@@ -50,24 +50,16 @@
 //! # Ok(()) }) }
 //! ```
 //!
-//! In a target of `cargo fuzz`, which looks for bytes by what they reach in your code:
-//!
-//! ```ignore
-//! static GUEST: LazyLock<(Fuzz, Function)> = LazyLock::new(|| isopod::block_on(load()).unwrap());
-//!
-//! fuzz_target!(|input: &[u8]| {
-//!     let (fuzz, function) = &*GUEST;
-//!     let report = isopod::block_on(fuzz.once(function, input)).unwrap();
-//!     assert!(report.held(), "{report}");
-//! });
-//! ```
+//! In a target of `cargo fuzz`, which looks for bytes by what they reach in your code: load the function once, as above,
+//! and give [`Fuzz::once`] what the fuzzer gives. `fuzz/fuzz_targets/imports.rs` in isopod's repository is one, whole; run
+//! it by `cargo +nightly fuzz run imports -- -timeout=10 -max_len=640`, as more bytes than that mean nothing more.
 //!
 //! # What is not attacked
 //! Only what a world imports is; what it exports is there, and traps if it is called. Interfaces of `wasi:` are
 //! isopod's own, and left out: [`prove`](super::prove()) attacks those. An import with a stream, a future, a map, a
 //! list of fixed length or an `error-context` is refused as [`ErrorKind::Misuse`]. An
 //! imported `async func` is called and waited for, one at a time. Handles that a guest holds are bounded by isopod
-//! ([`Limits::handles`]); what your host keeps behind them it sees by [`Fuzz::count`] or as memory of the process.
+//! ([`Limits::handles`](crate::Limits::handles)); what your host keeps behind them it sees by [`Fuzz::count`] or as memory of the process.
 
 mod guest;
 mod judge;
@@ -81,7 +73,7 @@ pub use report::{Finding, Report};
 
 use super::case::Figures;
 use super::watch::{Watch, resident};
-use crate::{CallOptions, Error, ErrorKind, Function, Limits, Result, ms};
+use crate::{CallOptions, Error, ErrorKind, Function, Result, ms};
 use judge::{Answer, Seen, judge};
 use parking_lot::Mutex;
 use script::{Script, TENANTS, foreign, nonce, scripts};
@@ -99,7 +91,6 @@ use world::{RUN, World, unfit};
 pub struct Fuzz {
     world: Arc<World>,
     guest: Arc<[u8]>,
-    limits: Limits,
     words: Vec<String>,
     counts: Vec<(String, Count)>,
 }
@@ -148,14 +139,7 @@ impl Fuzz {
 
     fn of(world: World) -> Result<Fuzz> {
         let guest = world.guest()?.into();
-        Ok(Fuzz { world: Arc::new(world), guest, limits: Limits::default(), words: Vec::new(), counts: Vec::new() })
-    }
-
-    /// The limits that the function is loaded with, if they are not the default: what calls use is held against them. A
-    /// short [`deadline`](Limits::deadline) makes floods short.
-    pub fn limits(mut self, limits: Limits) -> Fuzz {
-        self.limits = limits;
-        self
+        Ok(Fuzz { world: Arc::new(world), guest, words: Vec::new(), counts: Vec::new() })
     }
 
     /// Texts that mean something to the host, such as names and keys that exist: scripts then use them too.
@@ -172,20 +156,21 @@ impl Fuzz {
     }
 
     /// The guest, for [`component_bytes`](crate::FunctionBuilder::component_bytes). Load it with your imports as any
-    /// component of the world.
+    /// component of the world. A short [`deadline`](crate::Limits::deadline) makes floods short.
     pub fn guest(&self) -> Vec<u8> {
         self.guest.to_vec()
     }
 
     /// Runs so many rounds against a function that was loaded from the [`guest`](Fuzz::guest), and reports what was
     /// found. The same seed is the same rounds. Each is up to four calls of fresh instances; a thousand make a million
-    /// host calls and more, which takes some ten seconds in a debug build. It ends early when it has found much.
+    /// host calls and more, which takes some ten seconds in a debug build. It ends early when it has found much. Whether
+    /// the process grows as long as calls are made is looked at from 200 rounds on.
     ///
     /// The memory it looks at is that of the process: what may be another thread's doing is tried again before it is
     /// found.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] outside of a tokio runtime; and what keeps the function from doing nothing at all, such as
+    /// [`ErrorKind::Misuse`] outside of a tokio runtime, and where there is no thread to be had; and what keeps the function from doing nothing at all, such as
     /// [`ErrorKind::WrongExport`] where it is another component.
     pub async fn run(&self, function: &Function, seed: u64, rounds: u32) -> Result<Report> {
         let run = Run::new(self, function).await?;
@@ -211,8 +196,8 @@ impl Fuzz {
         }
     }
 
-    /// Runs what those bytes stand for: some calls, in the caller's task. For a fuzzer, and to repeat a [`Finding`]. A
-    /// call that does not come back holds the caller; a fuzzer has a time of its own for that.
+    /// Runs what those bytes stand for: some calls, in the caller's task. For a fuzzer, and to repeat a [`Finding`], as a
+    /// test of what was mended. A call that does not come back holds the caller: give the fuzzer a `-timeout`.
     ///
     /// # Errors
     /// As [`run`](Fuzz::run).
@@ -227,7 +212,7 @@ impl Fuzz {
 impl fmt::Debug for Fuzz {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let imports: Vec<&str> = self.world.imports.iter().map(|import| import.name.as_str()).collect();
-        f.debug_struct("Fuzz").field("imports", &imports).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Fuzz").field("imports", &imports).finish_non_exhaustive()
     }
 }
 
@@ -298,7 +283,7 @@ impl Run {
         Ok(Run {
             fuzz: fuzz.clone(),
             tenants: TENANTS.map(|name| function.tenant(name)),
-            figures: Figures::of(&fuzz.limits)?,
+            figures: Figures::of(&function.limits())?,
             watch: Watch::start(),
             state: Arc::new(State { inner: Mutex::new(inner), stop: AtomicBool::new(false) }),
         })

@@ -35,7 +35,7 @@ impl fmt::Display for Finding {
         }
         if !self.input.is_empty() {
             let how = if self.repeats { "repeats it" } else { "did it, after others" };
-            write!(f, "\n  what {how}: b\"{}\"", self.input.escape_ascii())?;
+            write!(f, "\n  what {how}: Fuzz::once(&function, b\"{}\")", self.input.escape_ascii())?;
         }
         Ok(())
     }
