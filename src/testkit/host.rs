@@ -2,9 +2,9 @@
 
 use super::capture::{Capture, Logged, Used};
 use super::clock::Clock;
+use super::exchange::{Exchange, Exchanges, Wires};
 use super::faults::{Faults, Faulty};
 use super::mocks::{Asked, Mock, Mocks};
-use super::script::{Exchange, Script, Wire};
 use crate::store::Store;
 use crate::{Clocks, FunctionBuilder, HostBuilder, Random, Result};
 use bytes::Bytes;
@@ -59,7 +59,7 @@ pub struct Host {
     host: crate::Host,
     clock: Clock,
     mocks: Arc<Mocks>,
-    script: Arc<Script>,
+    exchanges: Arc<Exchanges>,
     store: Store,
     store_faults: Faults,
     network_faults: Faults,
@@ -86,19 +86,19 @@ impl Host {
     pub fn build(settings: HostBuilder, seed: u64) -> Result<Host> {
         let clock = Clock::at(SystemTime::UNIX_EPOCH + START);
         let (store_faults, network_faults) = (Faults::new(seed), Faults::new(seed.wrapping_add(1)));
-        let (script, authority) = Script::new(network_faults.clone())?;
-        let (script, capture) = (Arc::new(script), Capture::default());
+        let (exchanges, authority) = Exchanges::new(network_faults.clone())?;
+        let (exchanges, capture) = (Arc::new(exchanges), Capture::default());
         let store = Store::new(Faulty { store: Store::memory(), faults: store_faults.clone() });
         let host = settings
             .clocks(Clocks::by(clock.clone()))
             .random(Random::seeded(seed))
-            .network(Wire(Arc::clone(&script)))
+            .network(Wires(Arc::clone(&exchanges)))
             .tls_root(authority)
             .store(store.clone())
             .log(capture.clone())
             .meter(capture.clone())
             .build()?;
-        Ok(Host { host, clock, mocks: Arc::default(), script, store, store_faults, network_faults, capture })
+        Ok(Host { host, clock, mocks: Arc::default(), exchanges, store, store_faults, network_faults, capture })
     }
 
     /// Begins to load a function, as [`Host::function`](crate::Host::function) does.
@@ -128,7 +128,7 @@ impl Host {
     /// # Panics
     /// If it is no method, or no whole URL.
     pub fn http(&self, method: &str, url: &str) -> Exchange<'_> {
-        self.script.on(method, url)
+        self.exchanges.on(method, url)
     }
 
     /// The clock of guests whose functions are granted no other. It begins with the year 2026.
@@ -159,7 +159,7 @@ impl Host {
 
     /// The requests that came, in order, with whole URLs, also those that nobody expected.
     pub fn requests(&self) -> Vec<Request<Bytes>> {
-        self.script.requests()
+        self.exchanges.requests()
     }
 
     /// What guests logged, in order.
@@ -178,7 +178,7 @@ impl Host {
     /// If something was asked that nobody expected, or less often than was said by `times`.
     #[track_caller]
     pub fn verify(&self) {
-        let unmet = [self.mocks.unmet(), self.script.unmet()].concat();
+        let unmet = [self.mocks.unmet(), self.exchanges.unmet()].concat();
         assert!(unmet.is_empty(), "{}", unmet.join("; "));
     }
 }

@@ -4,7 +4,7 @@ use crate::support::{built, host, said_alone, text};
 use isopod::{Clocks, ErrorKind, FunctionBuilder, Host, Limits, Profile, Random, Reuse, ms};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Asks for all that differs from call to call: random bits, the time before and after it sleeps for an hour, and the bits
 /// of a NaN that it computes from its argument. With data, and a start function that works.

@@ -1,6 +1,6 @@
 //! Each limit, with a guest that breaks it: the exact kind, in time, and the host goes on.
 
-use crate::support::{built, host, load, run, runner, text};
+use crate::support::{built, host, load, run, runner};
 use isopod::{Command, ErrorKind, Event, Limit, Limits, MIB, ms};
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,7 @@ use tokio_rustls::LazyConfigAcceptor;
 /// Of several that fit a request, the first that was made and is not used up answers.
 #[must_use = "it answers nothing until it is told what, by `replies`, `answers`, `hangs` or `cuts`"]
 pub struct Exchange<'a> {
-    script: &'a Script,
+    exchanges: &'a Exchanges,
     rule: Rule,
 }
 
@@ -64,7 +64,7 @@ impl Exchange<'_> {
 
     fn then(mut self, answer: Answer) {
         self.rule.answer = answer;
-        self.script.state.lock().rules.push(self.rule);
+        self.exchanges.state.lock().rules.push(self.rule);
     }
 }
 
@@ -100,7 +100,7 @@ fn origin(url: &Uri) -> (Option<&str>, Option<&str>, u16) {
 }
 
 /// All that other machines answer to a test's functions, and were asked.
-pub(super) struct Script {
+pub(super) struct Exchanges {
     state: Mutex<State>,
     faults: Faults,
     issuer: Issuer<'static, KeyPair>,
@@ -120,9 +120,9 @@ const MADE_UP: [u8; 2] = [11, 22];
 /// Bytes under way in one direction of a connection.
 const UNDER_WAY: usize = 64 << 10;
 
-impl Script {
+impl Exchanges {
     /// And the authority's certificate, as DER.
-    pub(super) fn new(faults: Faults) -> Result<(Script, Vec<u8>)> {
+    pub(super) fn new(faults: Faults) -> Result<(Exchanges, Vec<u8>)> {
         let failed = |e: rcgen::Error| {
             Error::new(ErrorKind::Internal, format!("a certificate cannot be made: {e}; please report this"))
         };
@@ -130,7 +130,7 @@ impl Script {
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().map_err(failed)?;
         let root = authority.self_signed(&key).map_err(failed)?.der().to_vec();
-        Ok((Script { state: Mutex::default(), faults, issuer: Issuer::new(authority, key) }, root))
+        Ok((Exchanges { state: Mutex::default(), faults, issuer: Issuer::new(authority, key) }, root))
     }
 
     pub(super) fn on(&self, method: &str, url: &str) -> Exchange<'_> {
@@ -141,7 +141,7 @@ impl Script {
             "\"{url}\" is no whole URL, as https://api.example.com/v1"
         );
         let rule = Rule { method, url, times: None, used: 0, answer: Answer::Nothing };
-        Exchange { script: self, rule }
+        Exchange { exchanges: self, rule }
     }
 
     pub(super) fn requests(&self) -> Vec<Request<Bytes>> {
@@ -172,7 +172,7 @@ impl Script {
     }
 
     /// Serves one connection to its end.
-    async fn serve(self: Arc<Script>, stream: impl Stream, address: SocketAddr) {
+    async fn serve(self: Arc<Exchanges>, stream: impl Stream, address: SocketAddr) {
         if address.port() == 443 || self.is_https(address) {
             let name = self.name(address.ip());
             let Ok(start) = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await else { return };
@@ -201,17 +201,17 @@ impl Script {
         builder.with_single_cert(vec![certificate.der().clone()], key.into()).ok().map(Arc::new)
     }
 
-    async fn exchange(self: Arc<Script>, stream: impl Stream, address: SocketAddr, scheme: &'static str) {
+    async fn exchange(self: Arc<Exchanges>, stream: impl Stream, address: SocketAddr, scheme: &'static str) {
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let script = Arc::clone(&self);
+            let exchanges = Arc::clone(&self);
             async move {
                 let (mut parts, body) = request.into_parts();
                 let host = parts.headers.get("host").and_then(|host| host.to_str().ok()).map(str::to_owned);
-                let host = host.unwrap_or_else(|| format!("{}:{}", script.name(address.ip()), address.port()));
+                let host = host.unwrap_or_else(|| format!("{}:{}", exchanges.name(address.ip()), address.port()));
                 let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
                 parts.uri = format!("{scheme}://{host}{path}").parse().map_err(io::Error::other)?;
                 let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-                script.reply(Request::from_parts(parts, body)).await
+                exchanges.reply(Request::from_parts(parts, body)).await
             }
         });
         // How it ends is for the guest to see.
@@ -257,9 +257,9 @@ impl Script {
 }
 
 /// The network of a test's host.
-pub(super) struct Wire(pub(super) Arc<Script>);
+pub(super) struct Wires(pub(super) Arc<Exchanges>);
 
-impl Network for Wire {
+impl Network for Wires {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         let mut state = self.0.state.lock();
         let known = state.names.iter().position(|known| known == name);
@@ -273,14 +273,14 @@ impl Network for Wire {
     }
 
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
-        let script = Arc::clone(&self.0);
+        let exchanges = Arc::clone(&self.0);
         Box::pin(async move {
             let (near, far) = tokio::io::duplex(UNDER_WAY);
-            match script.faults.strike() {
+            match exchanges.faults.strike() {
                 Some(Fault::Before) => return Err(io::ErrorKind::ConnectionRefused.into()),
                 // There is a connection, and nobody at its other end.
                 Some(Fault::After) => drop(far),
-                None => drop(tokio::spawn(script.serve(far, address))),
+                None => drop(tokio::spawn(exchanges.serve(far, address))),
             }
             Ok(Box::new(near) as Box<dyn Stream>)
         })
