@@ -216,7 +216,7 @@ struct Proof {
     theirs: Figures,
     neighbours: Neighbours,
     rounds: u32,
-    /// That were free at the start.
+    /// That were free at the start, less those that were found to be lost.
     seats: u32,
     watch: Watch,
     ledger: Ledger,
@@ -318,11 +318,13 @@ impl Proof {
     }
 
     /// What a guest has left: a seat that it still has, or something that others find.
-    async fn left(&self) -> Vec<Fault> {
+    async fn left(&mut self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if !soon(|| self.terms.host.free_seats() >= self.seats).await {
-            let text = format!("{} of {} seats are free", self.terms.host.free_seats(), self.seats);
-            faults.push(Fault::new(Promise::Seats, text));
+            let free = self.terms.host.free_seats();
+            faults.push(Fault::new(Promise::Seats, format!("{free} of {} seats are free", self.seats)));
+            // Found once is enough: those after it would wait for the same seat.
+            self.seats = free;
         }
         faults.extend(self.neighbours.scan().await.err().map(|text| Fault::new(Promise::Fresh, text)));
         faults
