@@ -49,6 +49,13 @@ impl Clock {
         self.0.elapsed.send_modify(|elapsed| *elapsed = elapsed.saturating_add(by));
     }
 
+    /// Waits until so many sleep at once: before the clock is moved to the end of the first sleep, where more than one call
+    /// is to sleep by it.
+    pub async fn asleep(&self, many: usize) {
+        // The sender is ours, so that it is not gone.
+        let _ = self.0.asleep.subscribe().wait_for(|asleep| asleep.values().sum::<usize>() >= many).await;
+    }
+
     /// Waits until somebody sleeps, and nobody whose sleep is over already; moves the clock to the end of the sleep that is
     /// over first, and gives how far that was. A guest that holds its instance by a sleep of WASI 0.2 keeps those of 0.3 in
     /// it from waking, and this from coming back: [`advance`](Clock::advance) the clock there.

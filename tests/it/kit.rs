@@ -250,6 +250,7 @@ async fn time_stands_still_until_the_test_moves_it() {
     assert_eq!(sleep(0).await, (START + 5, 5_000_000_000));
     // Two that sleep wake in their order, and nobody waits for an hour.
     let moves = async {
+        host.clock().asleep(2).await;
         let first = host.clock().advance_to_next_sleep().await;
         (first, host.clock().advance_to_next_sleep().await)
     };
