@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 ///
 /// fn main() -> isopod::Result<()> {
 ///     isopod::compile_worker();
-///     let runtime = tokio::runtime::Runtime::new()?;
+///     let runtime = tokio::runtime::Runtime::new().unwrap();
 ///     runtime.block_on(async {
 ///         let report = prove(&Host::new()?).limits(Limits::default().deadline(ms(500)).busy(ms(200))).await?;
 ///         println!("{report}");
