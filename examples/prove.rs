@@ -7,7 +7,7 @@
 //! `--limits` takes what `Limits::from_json` reads, such as `{"deadline_ms": 200, "busy_ms": 100}`; `--only` a word in the
 //! names of the guests that are to run, or several, as in `loop|memory`. It exits with 1 where something is not held.
 //!
-//! Run it on a machine that has nothing else to do, for some ten seconds. "neighbours", "on time" and "memory of the
+//! Run it on a machine that has nothing else to do, for half a minute. "neighbours", "on time" and "memory of the
 //! process" NOT held may be the doing of what else ran: run it again, with `--rounds 3`. A limit that is off is NOT held.
 //! Anything else is ours to mend: run it with `--only` and the name of the guest, and tell us as SECURITY.md says.
 

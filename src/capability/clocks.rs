@@ -60,9 +60,9 @@ impl Clocks {
     }
 
     /// Clocks that only sleeping moves, for guests whose answers must be repeatable: in each instance the wall clock begins
-    /// at `start`, and the monotonic clock at zero; one that is used again goes on from where it was. A sleep takes no time and moves both to its end; of several at once the
-    /// shortest is over first, also where something else that was waited for would have come sooner. A time before 1970 is
-    /// taken as 1970.
+    /// at `start`, and the monotonic clock at zero; one that is used again goes on from where it was. A sleep takes no time
+    /// and moves both to its end; of several at once the shortest is over first, also where something else that was waited
+    /// for would have come sooner. A time before 1970 is taken as 1970.
     pub fn simulated(start: SystemTime) -> Clocks {
         Clocks(Source::Simulated(start))
     }

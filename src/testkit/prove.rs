@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Runs the [`corpus`](super::corpus()) against that host, and reports what held. It takes some ten seconds with the default
+/// Runs the [`corpus`](super::corpus()) against that host, and reports what held. It takes half a minute with the default
 /// limits, and about as long as four calls may take with others, but no more than a minute.
 ///
 /// What it tries is each limit by itself: a guest has room for all else, so that nothing stops it sooner. It has the host

@@ -170,8 +170,8 @@ impl Fuzz {
     /// found.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] outside of a tokio runtime, and where there is no thread to be had; and what keeps the function from doing nothing at all, such as
-    /// [`ErrorKind::WrongExport`] where it is another component.
+    /// [`ErrorKind::Misuse`] outside of a tokio runtime, and where there is no thread to be had; and what keeps the function
+    /// from doing nothing at all, such as [`ErrorKind::WrongExport`] where it is another component.
     pub async fn run(&self, function: &Function, seed: u64, rounds: u32) -> Result<Report> {
         let run = Run::new(self, function).await?;
         let runtime = tokio::runtime::Handle::try_current()
