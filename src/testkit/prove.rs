@@ -13,6 +13,7 @@ use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::time::interval;
 
 /// Runs the [`corpus`](super::corpus()) against that host, and reports what held. It takes half a minute with the default
 /// limits, and about as long as four calls may take with others, but no more than a minute.
@@ -260,7 +261,7 @@ impl Proof {
         }
     }
 
-    /// All guests at once, as far as there are seats, beside others' calls: one call in twenty is hostile.
+    /// All guests beside others' calls: one call in twenty is hostile, and runs for as long as it can.
     async fn mixed(&mut self, shots: &[Arc<Shot>]) {
         for attempt in 1..=ATTEMPTS {
             let last = attempt == ATTEMPTS || self.ledger.started.elapsed() > PATIENCE * self.rounds;
@@ -272,7 +273,9 @@ impl Proof {
             let others = tokio::spawn(async move { benign(&neighbours, least, stop).await });
             let width = self.seats.saturating_sub(SPARE).clamp(1, WIDTH) as usize;
             let fired: Vec<_> = shots.iter().map(|shot| fire(Arc::clone(shot), self.terms.host.clone())).collect();
-            let outcomes: Vec<_> = stream::iter(fired).buffer_unordered(width).collect().await;
+            let mut pace = interval(PAUSE * BENIGN as u32);
+            let paced = stream::iter(fired).zip(stream::poll_fn(|cx| pace.poll_tick(cx).map(Some)));
+            let outcomes: Vec<_> = paced.map(|(fired, _)| fired).buffer_unordered(width).collect().await;
             done.store(true, Ordering::Relaxed);
             let (beside, also_wrong) = others.await.unwrap_or_else(|e| (Vec::new(), vec![e.to_string()]));
             let grown = self.watch.most().saturating_sub(before);
