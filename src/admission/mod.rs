@@ -19,7 +19,7 @@ use crate::foreign::guarded;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use seats::{Entry, Fate, Seats};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Admission {
     /// one to begin: a thousand new calls would each have a tick before they were told from those that compute little.
     #[inline]
     pub(crate) fn turn<'a>(&'a self, tenant: Option<&'a Arc<str>>, now: Nanos) -> Turn<'a> {
-        let mut turn = Turn { admission: self, tenant, turn: None, computed: 0, owed: 0, unbooked: 0 };
+        let mut turn = Turn { admission: self, tenant, turn: None, computed: 0, owed: 0, unbooked: 0, ahead: 0 };
         if self.heavy.load(Ordering::Relaxed) > 0 && tenant.is_some_and(|name| self.turns.lock().has(name)) {
             turn.ask();
         } else {
@@ -243,6 +243,8 @@ pub(crate) struct Turn<'a> {
     owed: u64,
     /// Busy time that its seat does not know of: less than a piece.
     unbooked: u64,
+    /// Busy time on turns since all else on its thread went before it.
+    ahead: u64,
 }
 
 impl Turn<'_> {
@@ -259,11 +261,24 @@ impl Turn<'_> {
 
     /// Whether the guest may be polled now. If not, the task behind `cx` is woken when it may.
     #[inline]
-    pub(crate) fn begin(&mut self, now: Nanos, cx: &Context<'_>) -> bool {
+    pub(crate) fn begin(&mut self, now: Nanos, cx: &mut Context<'_>) -> bool {
         if self.turn.is_none() {
             self.ask_if_crowded(now);
         }
-        self.turn.is_none_or(|turn| self.take(turn, cx))
+        match self.turn {
+            None => true,
+            Some(_) if Turns::is_heavy(self.ahead, self.admission.tick) => self.step_aside(cx),
+            Some(turn) => self.take(turn, cx),
+        }
+    }
+
+    /// Has its thread do all else that is ready first, and look whether there is more: timers and sockets. Of itself a
+    /// runtime does that after some dozens of polls, and those of guests that compute each take a tick.
+    #[cold]
+    fn step_aside(&mut self, cx: &mut Context<'_>) -> bool {
+        self.ahead = 0;
+        // It is woken when that is done; outside of a runtime at once.
+        pin!(tokio::task::yield_now()).poll(cx).is_ready()
     }
 
     /// Asks for a turn if its tenant's calls use more than their share: also one that never computes for long at a time, as
@@ -322,6 +337,7 @@ impl Turn<'_> {
     fn go_on(&mut self, gave_way: bool, cx: &Context<'_>) {
         let Turn { admission, tenant, turn, .. } = *self;
         let busy = std::mem::take(&mut self.owed);
+        self.ahead += busy;
         let waker = gave_way.then(|| cx.waker().clone());
         let (turn, idle) = admission.turns(|turns, now, told| {
             if let (Some(turn), false) = (turn, gave_way) {
@@ -354,7 +370,6 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::pin::pin;
     use std::task::Wake;
 
     struct Bomb;
@@ -401,11 +416,11 @@ mod tests {
     fn a_turn_that_is_dropped_goes_to_the_next() {
         let admission = admission(8, 1);
         let tenant: Arc<str> = "a".into();
-        let (cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
+        let (mut cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
         let heavy = || {
             let mut turn = admission.turn(Some(&tenant), Nanos::from_raw(0));
             if !turn.is_heavy() {
-                turn.end(600_000_000, true, now, &cx);
+                turn.end(600_000_000, true, now, &Context::from_waker(Waker::noop()));
             }
             turn
         };
