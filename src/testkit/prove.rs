@@ -10,6 +10,9 @@ use super::report::Report;
 use super::watch::{Neighbours, Watch, p99, resident};
 use crate::{BoxFuture, FunctionBuilder, Host, Limits, LoadLimits, Result, Reuse, Trust, ms};
 use futures_util::{StreamExt, stream};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -158,7 +161,8 @@ async fn run(prove: Prove) -> Result<Report> {
     let Prove { host, load, reuse, rounds, only, with, .. } = prove;
     let terms = Terms { host, load, reuse, with };
     let (seats, watch, ledger) = (terms.host.free_seats(), Watch::start(), Ledger::new());
-    let mut proof = Proof { terms, theirs, neighbours, rounds, seats, watch, ledger };
+    let order = StdRng::seed_from_u64(0);
+    let mut proof = Proof { terms, theirs, neighbours, rounds, order, seats, watch, ledger };
     let wanted = corpus().into_iter().filter(|case| only(case));
     let apply = wanted.filter(|case| case.promise().limit().is_none_or(|limit| proof.theirs.is(limit)));
     let (possible, others): (Vec<Case>, Vec<Case>) =
@@ -187,8 +191,7 @@ async fn run(prove: Prove) -> Result<Report> {
             settled = resident();
         }
         let mixed = shots.iter().filter(|shot| !shot.is_load() && !is_for_itself(shot));
-        let mixed: Vec<Arc<Shot>> = mixed.map(Arc::clone).collect();
-        proof.mixed(&mixed).await;
+        proof.mixed(mixed.map(Arc::clone).collect()).await;
         if rounds > 1 && round == rounds.div_ceil(2) {
             settled = resident();
         }
@@ -217,6 +220,8 @@ struct Proof {
     theirs: Figures,
     neighbours: Neighbours,
     rounds: u32,
+    /// In which guests begin that run beside each other.
+    order: StdRng,
     /// That were free at the start, less those that were found to be lost.
     seats: u32,
     watch: Watch,
@@ -262,10 +267,11 @@ impl Proof {
     }
 
     /// All guests beside others' calls: one call in twenty is hostile, and runs for as long as it can.
-    async fn mixed(&mut self, shots: &[Arc<Shot>]) {
+    async fn mixed(&mut self, mut shots: Vec<Arc<Shot>>) {
         for attempt in 1..=ATTEMPTS {
             let last = attempt == ATTEMPTS || self.ledger.started.elapsed() > PATIENCE * self.rounds;
             let (solo, wrong) = benign(&self.neighbours, 200, Arc::new(AtomicBool::new(true))).await;
+            shots.shuffle(&mut self.order);
             let before = self.watch.begin();
             let done = Arc::new(AtomicBool::new(false));
             let least = shots.len() as u64 * BENIGN;
