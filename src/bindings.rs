@@ -65,3 +65,13 @@ pub(crate) mod keyvalue {
         });
     }
 }
+
+/// What isopod and its interpreters of scripts say to each other.
+pub(crate) mod script {
+    wasmtime::component::bindgen!({
+        path: "wit/script",
+        world: "isopod:script/interpreter",
+        imports: { "isopod:script/host.wait": async | trappable, default: trappable },
+        exports: { default: async },
+    });
+}

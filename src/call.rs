@@ -176,30 +176,44 @@ async fn run_in<L: Held, R>(
 /// Starts an instance that no call has asked for yet, under a call's limits, and finds its exports; for `pre` see
 /// [`Blueprint`](crate::engine::lease::Blueprint). `None` if there is no slot to spare.
 pub(crate) async fn start_early(pool: &Pool, pre: &Pre, clock: &Clock, ticker: &Ticker) -> Result<Option<Lease>> {
-    let limits = &pool.blueprint.limits;
+    let blueprint = &pool.blueprint;
+    let Some(mut lease) = pool.early(clock.now().plus(blueprint.limits.deadline)) else { return Ok(None) };
+    let start = async |lease: &mut Lease| {
+        lease.start(pre).await?;
+        Ok(lease.prepare(blueprint)?)
+    };
+    let ((), busy) = run_early(&mut lease, &blueprint.limits, clock, ticker, blueprint.starts, start).await?;
+    if blueprint.starts {
+        lease.life_mut().ahead = busy;
+    }
+    Ok(Some(lease))
+}
+
+/// What no call has asked for, under a call's limits; `computes` says that code of the guest's runs. Gives also for how many
+/// nanoseconds it was busy.
+pub(crate) async fn run_early<R>(
+    lease: &mut Lease,
+    limits: &Resolved,
+    clock: &Clock,
+    ticker: &Ticker,
+    computes: bool,
+    work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
+) -> Result<(R, u64)> {
     let started = clock.now();
-    let deadline = started.plus(limits.deadline);
-    let Some(mut lease) = pool.early(deadline) else { return Ok(None) };
-    let watch = Watch::new(started);
+    let (deadline, watch) = (started.plus(limits.deadline), Watch::new(started));
     let end = {
-        let work = pin!(Some(async {
-            lease.start(pre).await?;
-            Ok(lease.prepare(&pool.blueprint)?)
-        }));
+        let work = pin!(Some(work(lease)));
         let (busy, alarm, counts) = (limits.busy, ticker.alarm(), limits.fuel.is_some());
         // Where nothing of the guest's own runs, this is no longer than the making of an instance.
-        let turn = pool.blueprint.starts.then(|| ticker.admission().turn(None, started));
+        let turn = computes.then(|| ticker.admission().turn(None, started));
         Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false, done: false }.await
     };
     let state = lease.store.data();
-    outcome(end, Some(state), limits, &watch, None, None)?;
+    let value = outcome(end, Some(state), limits, &watch, None, None)?;
     if state.was_too_early() {
         return Err(trap::explain(&TooEarly::somewhere().into(), state, limits));
     }
-    if pool.blueprint.starts {
-        lease.life_mut().ahead = watch.busy_nanos();
-    }
-    Ok(Some(lease))
+    Ok((value, watch.busy_nanos()))
 }
 
 /// How long a call may take.

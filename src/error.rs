@@ -5,6 +5,7 @@
 //! terminal or sent to a tenant as it is. An `Error`, with its whole source chain, prints in at most 4 KiB.
 
 use crate::denial::Denial;
+use crate::exception::Exception;
 use crate::text::sanitise;
 use crate::usage::{Aside, Output, Usage};
 use std::fmt;
@@ -27,7 +28,7 @@ const MAX_NAME: usize = 128;
 
 /// Why something did not succeed: what to act on.
 ///
-/// Blame lies with the guest (`GuestAbi`, `Trapped`, the limits), with the caller (`WrongArguments`, `Misuse`), with
+/// Blame lies with the guest (`GuestAbi`, `Trapped`, `Thrown`, the limits), with the caller (`WrongArguments`, `Misuse`), with
 /// the load (`Overloaded`), or with us (`Internal`: please report it).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -40,6 +41,11 @@ pub enum ErrorKind {
     /// so does [`Error::denials`], each with how to grant it. Also for an import that has another type than what is
     /// granted under its name.
     UngrantedImport,
+    /// The source of a script does not compile, or has no default export that is a function. Raised by loading and updating a
+    /// script, and by calling one whose default export turns out to be something else. See [`Error::exception`].
+    InvalidScript,
+    /// A script threw something, rejected, or gave what has no form in JSON. See [`Error::exception`].
+    Thrown,
     /// The component has no such export, or it has another type than the one asked for.
     WrongExport,
     /// The arguments do not fit the function's parameters. The export was not called.
@@ -135,6 +141,7 @@ struct Repr {
     denials: Vec<Denial>,
     output: Output,
     retry_after: Option<Duration>,
+    exception: Option<Box<Exception>>,
 }
 
 impl Error {
@@ -150,6 +157,7 @@ impl Error {
             denials: Vec::new(),
             output: Output::default(),
             retry_after: None,
+            exception: None,
         }))
     }
 
@@ -188,6 +196,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn thrown(mut self, exception: Exception) -> Error {
+        self.0.exception = Some(Box::new(exception));
+        self
+    }
+
     pub(crate) fn retry_in(mut self, delay: Duration) -> Error {
         self.0.retry_after = Some(delay);
         self
@@ -195,7 +208,7 @@ impl Error {
 
     /// The same, for another call that ended by it.
     pub(crate) fn again(&self) -> Error {
-        let Repr { kind, function, message, source, frames, retry_after, .. } = &*self.0;
+        let Repr { kind, function, message, source, frames, retry_after, exception, .. } = &*self.0;
         Error(Box::new(Repr {
             kind: *kind,
             function: function.clone(),
@@ -206,6 +219,7 @@ impl Error {
             denials: Vec::new(),
             output: Output::default(),
             retry_after: *retry_after,
+            exception: exception.clone(),
         }))
     }
 
@@ -237,6 +251,11 @@ impl Error {
     /// The guest's functions on the stack when it stopped, innermost first. Names are the guest's own claims.
     pub fn guest_backtrace(&self) -> &[String] {
         &self.0.frames
+    }
+
+    /// What a script threw, and where, or what is wrong with its source.
+    pub fn exception(&self) -> Option<&Exception> {
+        self.0.exception.as_deref()
     }
 
     /// When it is worth trying again: with [`ErrorKind::Overloaded`], and at once with [`ErrorKind::Cancelled`] where another

@@ -15,6 +15,7 @@ use crate::engine::linker::Given;
 use crate::engine::overlap::Place;
 use crate::engine::pool::Pool;
 use crate::engine::reuse::Reuse;
+use crate::engine::script;
 use crate::engine::state::State;
 use crate::engine::stock::Stock;
 use crate::engine::value::Handles;
@@ -76,6 +77,8 @@ pub enum Kind {
     Command,
     /// Handles events: exports `isopod:function/handler`. See [`Function::handle`].
     Event,
+    /// A source text, and no component. See [`Host::script`].
+    Script,
     /// Any other world, called by the names of its exports.
     Custom,
 }
@@ -101,7 +104,7 @@ impl Kind {
             Kind::Http => Entry::http(pre, engine),
             Kind::Command => Entry::command(pre, engine),
             Kind::Event => Entry::event(pre),
-            Kind::Custom => Some(Entry::Custom),
+            Kind::Custom | Kind::Script => Some(Entry::Custom),
         }
     }
 }
@@ -155,6 +158,14 @@ impl Function {
     /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call; and
     /// [`ErrorKind::Misuse`] after it, for a result that does not fit `T`.
     pub async fn call<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
+        if let Entry::Script(script) = &self.inner.entry {
+            let input = script::input(export, &args, self.inner.limits());
+            drop(args);
+            let input = input.map_err(|error| error.of(&self.inner.name))?;
+            let limits = self.inner.limits();
+            return call::run(&self.inner, &self.options, None, async |lease| script.call(lease, input, limits).await)
+                .await;
+        }
         let ready = export::prepare(&self.inner.exports, export, &args, self.inner.limits());
         drop(args);
         let ready = ready.map_err(|error| error.of(&self.inner.name))?;
@@ -296,20 +307,18 @@ struct Settings {
     others: Option<Others>,
 }
 
-impl Settings {
-    /// What cannot be had together with calls that answer alike, given what was granted.
-    fn varies(&self, limits: &Resolved) -> Option<&'static str> {
-        if limits.fuel.is_none() {
-            return Some("limits that count time, which no two calls take alike; set `Limits::fuel`");
-        }
-        if self.reuse.is_some() {
-            return Some("`reuse`, by which a call finds what others left; remove it");
-        }
-        if self.grants.iter().any(Grant::is_of_the_machine) {
-            return Some("the machine's clocks or its randomness; see `Clocks::simulated` and `Random::seeded`");
-        }
-        None
+/// What cannot be had together with calls that answer alike.
+pub(crate) fn varies(limits: &Resolved, reuse: Option<&Reuse>, grants: &[Grant]) -> Option<&'static str> {
+    if limits.fuel.is_none() {
+        return Some("limits that count time, which no two calls take alike; set `Limits::fuel`");
     }
+    if reuse.is_some() {
+        return Some("`reuse`, by which a call finds what others left; remove it");
+    }
+    if grants.iter().any(Grant::is_of_the_machine) {
+        return Some("the machine's clocks or its randomness; see `Clocks::simulated` and `Random::seeded`");
+    }
+    None
 }
 
 /// What a load without a world links.
@@ -617,11 +626,10 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             ));
         };
         let host = Arc::clone(&settings.host.0);
-        let sizes = host.engines.sizes;
         if let Some(why) = settings.reuse.as_ref().and_then(|reuse| reuse.check(&limits, imports.is_some()).err()) {
             return Err(Error::new(ErrorKind::Misuse, why));
         }
-        if let Some(why) = settings.seed.and_then(|_| settings.varies(&limits)) {
+        if let Some(why) = settings.seed.and_then(|_| varies(&limits, settings.reuse.as_ref(), &settings.grants)) {
             let text = format!("`.deterministic(..)` excludes {why}");
             return Err(Error::new(ErrorKind::Misuse, text));
         }
@@ -635,20 +643,8 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             None => loaded.needs()?,
         };
         let Loaded { engine, component, width, starts, .. } = loaded;
-        match settings.prewarm {
-            Some(0) => {
-                let text = "`.prewarm(0)` keeps no instance ready; raise it, or remove it";
-                return Err(Error::new(ErrorKind::Misuse, text));
-            }
-            Some(prewarm) if u64::from(prewarm) * u64::from(width) > sizes.instances.into() => {
-                let text = format!(
-                    "`.prewarm({prewarm})` needs {} slots, and the host has {}; lower it, or raise `HostBuilder::instances`",
-                    u64::from(prewarm) * u64::from(width),
-                    sizes.instances
-                );
-                return Err(Error::new(ErrorKind::Misuse, text));
-            }
-            _ => {}
+        if let Some(prewarm) = settings.prewarm {
+            has_room(prewarm, width, &host)?;
         }
         let imported = linker::imports(&component, &engine);
         let bound = Bound::bind(
@@ -703,10 +699,6 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             let without = linker::without_call(&engine, &component, &linker).map_err(|e| linker::wrong_import(&e))?;
             probe = Some(without.instantiate_pre(&component).map_err(|e| linker::wrong_import(&e))?);
         }
-        if settings.prewarm.is_some() || settings.reuse.is_some() {
-            host.refiller.start(&host.clock, &host.ticker)?;
-        }
-        let line = Line::new(&host.admission, limits.concurrency, width, limits.queue);
         let blueprint = Blueprint {
             engine,
             pre,
@@ -719,14 +711,55 @@ impl<U: Send + 'static> FunctionBuilder<U> {
             width,
             starts,
         };
-        let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, settings.reuse);
-        let inner = Inner { name: settings.name, host, pool, kind, entry, exports, line, pace: Pace::default() };
-        Ok(Built { inner: Arc::new(inner), probe, callable: settings.callable })
+        let Settings { name, reuse, callable, .. } = settings;
+        Parts { name, host, blueprint, stock, reuse, kind, entry, exports, probe, callable }.assemble()
+    }
+}
+
+/// Whether so many instances may be kept ready.
+pub(crate) fn has_room(prewarm: u32, width: u32, host: &host::Inner) -> Result<()> {
+    let (slots, has) = (u64::from(prewarm) * u64::from(width), host.engines.sizes.instances);
+    let text = match slots {
+        0 => "`.prewarm(0)` keeps no instance ready; raise it, or remove it".to_owned(),
+        _ if slots > has.into() => format!(
+            "`.prewarm({prewarm})` needs {slots} slots, and the host has {has}; lower it, or raise `HostBuilder::instances`"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Misuse, text))
+}
+
+/// All that a function is made of.
+pub(crate) struct Parts {
+    pub name: Arc<str>,
+    pub host: Arc<host::Inner>,
+    pub blueprint: Blueprint,
+    pub stock: Option<Stock>,
+    pub reuse: Option<Reuse>,
+    pub kind: Kind,
+    pub entry: Entry,
+    pub exports: Exports,
+    /// If it is to be prewarmed, what shows whether it can be.
+    pub probe: Option<engine::Pre>,
+    pub callable: bool,
+}
+
+impl Parts {
+    pub(crate) fn assemble(self) -> Result<Built> {
+        let Parts { name, host, blueprint, stock, reuse, kind, entry, exports, probe, callable } = self;
+        if stock.is_some() || reuse.is_some() {
+            host.refiller.start(&host.clock, &host.ticker)?;
+        }
+        let Resolved { concurrency, queue, .. } = blueprint.limits;
+        let line = Line::new(&host.admission, concurrency, blueprint.width, queue);
+        let pool = Pool::new(blueprint, Arc::clone(&host.slots), stock, reuse);
+        let inner = Inner { name, host, pool, kind, entry, exports, line, pace: Pace::default() };
+        Ok(Built { inner: Arc::new(inner), probe, callable })
     }
 }
 
 /// A function that nobody has yet.
-struct Built {
+pub(crate) struct Built {
     inner: Arc<Inner>,
     /// If it is to be prewarmed, what shows whether it can be.
     probe: Option<engine::Pre>,
@@ -735,7 +768,7 @@ struct Built {
 
 impl Built {
     /// Fills its stock.
-    async fn stocked(self) -> Result<Function> {
+    pub(crate) async fn stocked(self) -> Result<Function> {
         let Inner { pool, host, name, .. } = &*self.inner;
         if let Some(probe) = &self.probe {
             let started = async {

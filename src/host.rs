@@ -16,6 +16,7 @@ use crate::function::{FunctionBuilder, Registry};
 use crate::load::CodeCache;
 use crate::log::LogSink;
 use crate::refiller::Refiller;
+use crate::script::Interpreters;
 use crate::store::Store;
 use crate::usage::Meter;
 #[cfg(feature = "compiler")]
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub random: Random,
     pub sink: Option<Arc<dyn LogSink>>,
     pub functions: Registry,
+    pub interpreters: Interpreters,
     pub cache: Option<CodeCache>,
     /// The key of precompiled code.
     pub code_key: Option<Key>,
@@ -374,6 +376,7 @@ impl HostBuilder {
             random: self.random,
             sink: self.sink,
             functions: Registry::default(),
+            interpreters: Interpreters::default(),
             cache,
             code_key: self.code_key.map(|key| Key::new(Use::Precompiled, &key)),
             #[cfg(feature = "compiler")]

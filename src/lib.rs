@@ -13,12 +13,14 @@ mod worker;
 
 mod command;
 mod event;
+mod script;
 mod http;
 mod typed;
 
 mod limits;
 mod usage;
 mod error;
+mod exception;
 mod denial;
 mod log;
 mod foreign;
@@ -57,6 +59,7 @@ pub use engine::reuse::Reuse;
 pub use engine::value::Handle;
 pub use error::{Error, ErrorKind, Limit, Result};
 pub use event::{Event, Handled, Unhandled};
+pub use exception::Exception;
 pub use function::{Function, FunctionBuilder, Kind};
 pub use future::BoxFuture;
 pub use host::{Host, HostBuilder};
@@ -65,6 +68,7 @@ pub use isopod_macros::world;
 pub use limits::{KIB, Limits, LoadLimits, MIB, Trust, UNLIMITED, ms};
 pub use log::{Level, LogLine, LogRecord, LogSink, LogSource};
 pub use resource::{Resource, Resources};
+pub use script::{Language, ScriptBuilder};
 pub use store::Store;
 pub use usage::{Meter, Output, Receipt, Reply, Usage};
 #[cfg(feature = "compiler")]

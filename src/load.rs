@@ -49,33 +49,33 @@ impl Loaded {
         Loaded { engine, component, width, starts, section }
     }
 
-    /// Whether a host of these sizes can run it at all.
-    fn fits(&self, limits: &Resolved, sizes: Sizes) -> Result<()> {
-        engine::fits(&self.component, limits)?;
-        if self.width > sizes.seats {
-            let text = format!(
-                "the component has {} memories, or parts that may wait at once, and the host {} seats, so that no call could run; raise `HostBuilder::seats`",
-                self.width, sizes.seats
-            );
-            return Err(Error::new(ErrorKind::TooComplex, text));
-        }
-        if limits.memory > sizes.profile.memory() && sizes.profile == Profile::Density {
-            let text = format!(
-                "a memory limit of {} bytes can never be reached with Profile::Density, whose slots have {}; lower it, or choose another profile",
-                limits.memory,
-                sizes.profile.memory()
-            );
-            return Err(Error::new(ErrorKind::Misuse, text));
-        }
-        Ok(())
-    }
-
     /// What the component says in itself that it needs.
     pub(crate) fn needs(&mut self) -> Result<Option<Needs>> {
         let Some(section) = std::mem::replace(&mut self.section, Ok(None))? else { return Ok(None) };
         let text = std::str::from_utf8(&section).map_err(|_| unusable("it is not UTF-8"))?;
         Needs::from_toml(text).map(Some).map_err(|e| unusable(&e.to_string()))
     }
+}
+
+/// Whether a host of these sizes can run the component at all, of which an instance takes so many slots.
+pub(crate) fn fits(component: &Component, width: u32, limits: &Resolved, sizes: Sizes) -> Result<()> {
+    engine::fits(component, limits)?;
+    if width > sizes.seats {
+        let text = format!(
+            "the component has {} memories, or parts that may wait at once, and the host {} seats, so that no call could run; raise `HostBuilder::seats`",
+            width, sizes.seats
+        );
+        return Err(Error::new(ErrorKind::TooComplex, text));
+    }
+    if limits.memory > sizes.profile.memory() && sizes.profile == Profile::Density {
+        let text = format!(
+            "a memory limit of {} bytes can never be reached with Profile::Density, whose slots have {}; lower it, or choose another profile",
+            limits.memory,
+            sizes.profile.memory()
+        );
+        return Err(Error::new(ErrorKind::Misuse, text));
+    }
+    Ok(())
 }
 
 /// Loads what is in the source.
@@ -98,7 +98,7 @@ pub(crate) fn load(source: Source, bounds: Option<LoadLimits>, limits: &Resolved
     } else {
         compile(&given.bytes(rules.bounds.bytes)?, &rules, limits, host)?.0
     };
-    loaded.fits(limits, host.engines.sizes)?;
+    fits(&loaded.component, loaded.width, limits, host.engines.sizes)?;
     Ok(loaded)
 }
 

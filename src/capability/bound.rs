@@ -240,7 +240,11 @@ impl Bound {
         View {
             bound,
             tenant,
+            call_id: call.call_id,
+            deadline: call.deadline,
+            max_handles: call.max_handles,
             table,
+            tasks: Default::default(),
             watch: self.clocks.watch(),
             wasi: wasi.build(),
             http,

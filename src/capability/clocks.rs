@@ -116,7 +116,7 @@ pub(super) enum Watch {
 }
 
 impl Watch {
-    fn wall(&self) -> Duration {
+    pub(super) fn wall(&self) -> Duration {
         let unix = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         match self {
             Watch::Machine { step, .. } => round_down(unix(wall()), *step),
@@ -125,7 +125,7 @@ impl Watch {
         }
     }
 
-    fn monotonic(&self) -> Duration {
+    pub(super) fn monotonic(&self) -> Duration {
         match self {
             Watch::Machine { step, since } => round_down(since.elapsed(), *step),
             Watch::Simulated(clock) => clock.monotonic(),
@@ -141,7 +141,7 @@ impl Watch {
     }
 
     /// When a sleep of that length is over.
-    fn after(&self, length: u64) -> Until {
+    pub(super) fn after(&self, length: u64) -> Until {
         let length = Duration::from_nanos(length);
         match self {
             _ if length.is_zero() => Until::Now { yielded: false },
@@ -158,7 +158,7 @@ impl Watch {
 }
 
 /// When a sleep is over.
-enum Until {
+pub(super) enum Until {
     /// It gives way once: whoever asks again and again what else is ready, with this beside it so as not to wait, would keep
     /// that from becoming ready.
     Now {
@@ -171,7 +171,7 @@ enum Until {
 }
 
 impl Until {
-    async fn over(&mut self, holds: bool) {
+    pub(super) async fn over(&mut self, holds: bool) {
         match self {
             Until::Now { yielded: true } => {}
             Until::Now { yielded } => {
@@ -284,7 +284,7 @@ fn round_down(time: Duration, step: Duration) -> Duration {
     Duration::from_nanos((time.as_nanos() / step * step).try_into().unwrap_or(u64::MAX))
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(super) fn nanos(time: Duration) -> u64 {
     time.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 

@@ -203,7 +203,7 @@ impl Capture {
         Pipe { capture: self.clone(), source }
     }
 
-    fn log(&self, level: Level, context: &str, message: &str) {
+    pub(super) fn log(&self, level: Level, context: &str, message: &str) {
         let Call { logger, said, .. } = &*self.0;
         if level < logger.log.level {
             return;

@@ -20,6 +20,7 @@ pub(crate) mod logging;
 pub(crate) mod policy;
 pub(crate) mod keyvalue;
 pub(crate) mod random;
+pub(crate) mod script;
 pub(crate) mod secrets;
 
 pub(crate) use bound::{Binding, Bound};
@@ -51,6 +52,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 pub(crate) struct Call<'a> {
     pub tenant: Option<&'a Arc<str>>,
     pub call_id: u64,
+    pub deadline: Nanos,
     pub invocation: Option<&'a cli::Invocation>,
     pub max_log: usize,
     pub max_handles: usize,
@@ -61,6 +63,9 @@ pub(crate) struct Call<'a> {
 pub(crate) struct View {
     bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
+    call_id: u64,
+    deadline: Nanos,
+    max_handles: usize,
     // Before the files: what is open in them is closed before they go.
     pub table: ResourceTable,
     watch: clocks::Watch,
@@ -69,6 +74,7 @@ pub(crate) struct View {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     keyvalue: keyvalue::Access,
+    tasks: script::Tasks,
     pub capture: Capture,
     denials: Denials,
 }
@@ -90,6 +96,7 @@ impl View {
             self.bound = Arc::clone(bound);
         }
         (self.tenant, self.denials) = (tenant, denials);
+        (self.call_id, self.deadline) = (call.call_id, call.deadline);
     }
 
     pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {

@@ -1,7 +1,7 @@
 //! `wasi:random`: secure by default, bounded per request; the same bytes in every instance if asked for.
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use wasmtime::component::Linker;
 use wasmtime_wasi::random::WasiRandom;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
@@ -20,6 +20,14 @@ impl Random {
 
     pub(crate) fn is_seeded(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// For what only has to differ from instance to instance, or to be the same in each where that is asked for.
+    pub(crate) fn insecure(&self) -> (u64, u32) {
+        match self.0 {
+            Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(2)).random(),
+            None => rand::random(),
+        }
     }
 
     pub(super) fn view(&self, wasi: &mut WasiCtxBuilder) {

@@ -1,5 +1,6 @@
 //! [`Entry`]: by which exports a function is served, found once when it is loaded.
 
+use super::script::Script;
 use super::{Engine, Pre};
 use crate::bindings::FunctionIndices;
 use wasmtime_wasi::{p2 as cli_02, p3 as cli_03};
@@ -12,6 +13,7 @@ pub(crate) enum Entry {
     Command02(cli_02::bindings::CommandIndices),
     Command03(cli_03::bindings::CommandIndices),
     Event(FunctionIndices),
+    Script(Script),
     /// Called by the names of its exports.
     Custom,
 }

@@ -73,6 +73,7 @@ impl fmt::Debug for Export {
 }
 
 /// The functions that a component exports.
+#[derive(Default)]
 pub(crate) struct Exports {
     /// In the component's order.
     all: Vec<Export>,

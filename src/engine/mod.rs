@@ -30,6 +30,7 @@ mod gives_way;
 pub(crate) mod http;
 pub(crate) mod precheck;
 pub(crate) mod schema;
+pub(crate) mod script;
 mod served;
 pub(crate) mod state;
 pub(crate) mod ticker;

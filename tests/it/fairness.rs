@@ -59,6 +59,38 @@ fn seats(seats: u32) -> Host {
     Host::builder().seats(seats).build().unwrap()
 }
 
+/// A runtime looks for timers and sockets after some dozens of polls, each of which takes such a guest a tick.
+#[tokio::test]
+async fn guests_that_compute_let_timers_go_first() {
+    let host = Host::new().unwrap();
+    let limits = Limits::default().busy(ms(200));
+    let spins =
+        load(host.function("spins").component_wat(runner(r#"(func (export "run") (loop $l (br $l)))"#)), limits).await;
+    let fired = Arc::new(AtomicUsize::new(0));
+    let timer = tokio::spawn({
+        let fired = Arc::clone(&fired);
+        async move {
+            let mut every = tokio::time::interval(ms(1));
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            loop {
+                every.tick().await;
+                fired.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let calls = ["a", "b", "c", "d"].map(|tenant| {
+        let spins = spins.tenant(tenant);
+        tokio::spawn(async move { spins.call::<()>("run", ()).await.unwrap_err().kind() })
+    });
+    for call in calls {
+        assert_eq!(call.await.unwrap(), ErrorKind::TimedOut);
+    }
+    timer.abort();
+    // In 800 ms: by itself it would have fired 13 times.
+    let fired = fired.load(Ordering::Relaxed);
+    assert!(fired >= 100, "it fired {fired} times");
+}
+
 #[tokio::test]
 async fn a_line_is_fair_between_tenants() {
     let gated = Gated::load(&seats(1), Limits::default()).await;

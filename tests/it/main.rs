@@ -37,6 +37,7 @@ mod reuse;
 // The example checks what it claims.
 #[path = "../../examples/saas.rs"]
 mod saas;
+mod scripts;
 mod secrets;
 #[allow(dead_code, reason = "its `main` serves for ever")]
 #[path = "../../examples/serve.rs"]

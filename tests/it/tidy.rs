@@ -5,13 +5,27 @@ use std::path::{Path, PathBuf};
 /// A row uses its own row and those above it in this list.
 const LAYERS: &[&[&str]] = &[
     &[
-        "error", "denial", "limits", "usage", "clock", "blocking", "resource", "log", "foreign", "text", "future",
+        "error",
+        "denial",
+        "limits",
+        "usage",
+        "clock",
+        "blocking",
+        "resource",
+        "log",
+        "foreign",
+        "text",
+        "future",
         "sync",
+        "exception",
     ],
     &["store", "bindings", "cache", "admission"],
     &["capability"],
     &["engine", "context"],
-    &["host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable", "load", "worker"],
+    &[
+        "host", "function", "call", "refiller", "typed", "event", "command", "http", "unstable", "load", "worker",
+        "script",
+    ],
     &["testkit", "bin"],
 ];
 /// Decisions apart from I/O.

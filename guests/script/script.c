@@ -1,0 +1,429 @@
+// The interpreter of scripts: QuickJS-ng, started once and frozen, with isopod's interface around it. An instance compiles
+// one script, or loads one and calls it. Nothing is freed: the instance ends with its call.
+//
+// QuickJS is included, not linked, as this reaches into it: which exports a module has, whether `eval` is there, and the
+// seeds of what looks random.
+
+#include "dtoa.c"
+#include "libregexp.c"
+#include "libunicode.c"
+#include "quickjs.c"
+
+#include "interpreter.h"
+#include "prelude.h"
+
+// What a failure says at most, in bytes; the host cuts it again.
+#define MAX_TEXT 4096
+// Where recursion of a script ends as an error of its own: before most of it comes to the end of the machine's stack,
+// which grows three times as fast as this one, and ends the call.
+#define STACK (160 * 1024)
+// The name of a script in backtraces.
+#define NAME "script"
+
+// Whether there is a host that answers: not while it is started, to be frozen.
+static bool live;
+
+static JSRuntime *rt;
+static JSContext *ctx;
+// The default export of the script.
+static JSValue entry;
+// What `prelude.js` gives: the context object, and how a value is printed.
+static JSValue call_context;
+
+// WASI, as far as libc wants it: the time comes from the host, and there are no files.
+
+int32_t __imported_wasi_snapshot_preview1_clock_time_get(int32_t id, int64_t precision, int32_t out) {
+    *(uint64_t *)out = !live ? 0 : id == 0 ? isopod_script_host_now() : isopod_script_host_monotonic();
+    return 0;
+}
+int32_t __imported_wasi_snapshot_preview1_fd_close(int32_t fd) { return 8; }
+int32_t __imported_wasi_snapshot_preview1_fd_fdstat_get(int32_t fd, int32_t out) { return 8; }
+int32_t __imported_wasi_snapshot_preview1_fd_seek(int32_t fd, int64_t by, int32_t whence, int32_t out) { return 8; }
+int32_t __imported_wasi_snapshot_preview1_fd_write(int32_t fd, int32_t from, int32_t count, int32_t out) { return 8; }
+
+// Failures.
+
+typedef interpreter_failure_t failure_t;
+
+static void set_text(interpreter_string_t *to, const char *text, size_t len) {
+    if (len > MAX_TEXT) {
+        len = MAX_TEXT;
+        while (len > 0 && ((uint8_t)text[len] & 0xc0) == 0x80) len--;
+    }
+    to->ptr = malloc(len ? len : 1);
+    if (!to->ptr) len = 0;
+    memcpy(to->ptr, text, len);
+    to->len = len;
+}
+
+static void fail(failure_t *to, interpreter_cause_t cause, const char *name, const char *message) {
+    memset(to, 0, sizeof *to);
+    to->cause = cause;
+    set_text(&to->name, name, strlen(name));
+    set_text(&to->message, message, strlen(message));
+    set_text(&to->stack, "", 0);
+}
+
+// A property as text, if that can be had without trouble.
+static void get_text(interpreter_string_t *to, JSValueConst of, const char *property) {
+    JSValue value = JS_GetPropertyStr(ctx, of, property);
+    size_t len = 0;
+    const char *text = JS_IsUndefined(value) || JS_IsException(value) ? NULL : JS_ToCStringLen(ctx, &len, value);
+    if (!text) JS_FreeValue(ctx, JS_GetException(ctx));
+    set_text(to, text ? text : "", text ? len : 0);
+}
+
+// The first place of the script in a backtrace: `script:3:5`.
+static void find_place(failure_t *to) {
+    const char *at = (const char *)to->stack.ptr, *end = at + to->stack.len;
+    for (; at + sizeof NAME < end; at++) {
+        if (memcmp(at, NAME ":", sizeof NAME)) continue;
+        uint64_t numbers[2] = {0, 0};
+        at += sizeof NAME;
+        for (int i = 0; i < 2; i++) {
+            while (at < end && *at >= '0' && *at <= '9' && numbers[i] < 100000000) numbers[i] = numbers[i] * 10 + *at++ - '0';
+            if (at < end && *at == ':') at++;
+        }
+        to->line = numbers[0];
+        to->column = numbers[1];
+        return;
+    }
+}
+
+static bool is(interpreter_string_t *text, const char *other) {
+    return text->len == strlen(other) && !memcmp(text->ptr, other, text->len);
+}
+
+// What was thrown.
+static void tell(failure_t *to, JSValue thrown, interpreter_cause_t cause) {
+    memset(to, 0, sizeof *to);
+    to->cause = cause;
+    if (JS_IsObject(thrown)) {
+        get_text(&to->name, thrown, "name");
+        get_text(&to->message, thrown, "message");
+        get_text(&to->stack, thrown, "stack");
+        find_place(to);
+        if (JS_IsError(thrown)) {
+            if (is(&to->name, "InternalError") && is(&to->message, "out of memory")) {
+                to->cause = INTERPRETER_CAUSE_OUT_OF_MEMORY;
+            }
+            return;
+        }
+    } else {
+        set_text(&to->name, "", 0);
+        set_text(&to->stack, "", 0);
+    }
+    if (!to->message.len) {
+        size_t len = 0;
+        const char *text = JS_ToCStringLen(ctx, &len, thrown);
+        if (!text) JS_FreeValue(ctx, JS_GetException(ctx));
+        set_text(&to->message, text ? text : "it cannot be shown", text ? len : 18);
+    }
+}
+
+static bool threw(failure_t *to, interpreter_cause_t cause) {
+    tell(to, JS_GetException(ctx), cause);
+    return false;
+}
+
+// Where the stack ends for scripts. QuickJS sets no limit for WASI, as it does not know the stack of the machine.
+static void begin(void) {
+    rt->stack_top = js_get_stack_pointer();
+    rt->stack_limit = rt->stack_top - STACK;
+}
+
+// What is under way at the host, and who is told.
+
+static struct task {
+    uint32_t id;
+    JSValue done;
+} *tasks;
+static size_t task_count, task_room;
+
+static JSValue js_sleep(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    double ms;
+    if (JS_ToFloat64(ctx, &ms, argv[0])) return JS_EXCEPTION;
+    if (!(ms > 0)) ms = 0;
+    if (ms > 1e12) ms = 1e12;
+    if (task_count == task_room) {
+        size_t room = task_room ? task_room * 2 : 16;
+        struct task *more = realloc(tasks, room * sizeof *tasks);
+        if (!more) return JS_ThrowOutOfMemory(ctx);
+        tasks = more;
+        task_room = room;
+    }
+    uint32_t id;
+    if (!isopod_script_host_sleep(ms * 1e6, &id)) return JS_ThrowRangeError(ctx, "too much is under way at once");
+    tasks[task_count++] = (struct task){id, JS_DupValue(ctx, argv[1])};
+    return JS_NewUint32(ctx, id);
+}
+
+// Runs what is ready, and waits for what is not, until the promise is settled.
+static bool settle(JSValue promise, failure_t *to) {
+    for (;;) {
+        JSContext *of;
+        int ran;
+        while ((ran = JS_ExecutePendingJob(rt, &of)) > 0) {
+            if (JS_PromiseState(ctx, promise) != JS_PROMISE_PENDING) return true;
+        }
+        if (ran < 0) return threw(to, INTERPRETER_CAUSE_THROWN);
+        if (JS_PromiseState(ctx, promise) != JS_PROMISE_PENDING) return true;
+        uint32_t id;
+        if (!isopod_script_host_wait(&id)) {
+            fail(to, INTERPRETER_CAUSE_STUCK, "Error", "it awaits a promise that nothing can settle any more");
+            return false;
+        }
+        for (size_t i = 0; i < task_count; i++) {
+            if (tasks[i].id != id) continue;
+            JSValue done = tasks[i].done;
+            tasks[i] = tasks[--task_count];
+            if (JS_IsException(JS_Call(ctx, done, JS_UNDEFINED, 0, NULL))) return threw(to, INTERPRETER_CAUSE_THROWN);
+            break;
+        }
+    }
+}
+
+// The value of a promise, or of what is none.
+static bool await(JSValue *value, failure_t *to) {
+    if (!JS_IsPromise(*value)) return true;
+    JSValue promise = *value;
+    if (!settle(promise, to)) return false;
+    *value = JS_PromiseResult(ctx, promise);
+    if (JS_PromiseState(ctx, promise) != JS_PROMISE_REJECTED) return true;
+    tell(to, *value, INTERPRETER_CAUSE_THROWN);
+    return false;
+}
+
+// What `prelude.js` is made of.
+
+static JSValue js_log(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    int32_t level;
+    size_t len;
+    if (JS_ToInt32(ctx, &level, argv[0])) return JS_EXCEPTION;
+    const char *text = JS_ToCStringLen(ctx, &len, argv[1]);
+    if (!text) return JS_EXCEPTION;
+    interpreter_string_t message = {(uint8_t *)text, len};
+    isopod_script_host_log(level, &message);
+    JS_FreeCString(ctx, text);
+    return JS_UNDEFINED;
+}
+
+static JSValue js_random(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    size_t offset, len, per;
+    JSValue buffer = JS_GetTypedArrayBuffer(ctx, argv[0], &offset, &len, &per);
+    if (JS_IsException(buffer)) return JS_EXCEPTION;
+    size_t all;
+    uint8_t *bytes = JS_GetArrayBuffer(ctx, &all, buffer);
+    JS_FreeValue(ctx, buffer);
+    if (!bytes || offset + len > all) return JS_ThrowTypeError(ctx, "the array is detached");
+    interpreter_list_u8_t drawn;
+    isopod_script_host_random(len, &drawn);
+    if (drawn.len == len) memcpy(bytes + offset, drawn.ptr, len);
+    free(drawn.ptr);
+    return JS_UNDEFINED;
+}
+
+static JSValue js_context(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    isopod_script_host_call_t call;
+    isopod_script_host_context(&call);
+    JSValue object = JS_NewObject(ctx);
+    JS_SetPropertyStr(ctx, object, "function", JS_NewStringLen(ctx, (char *)call.function.ptr, call.function.len));
+    if (call.tenant.is_some) {
+        JSValue tenant = JS_NewStringLen(ctx, (char *)call.tenant.val.ptr, call.tenant.val.len);
+        JS_SetPropertyStr(ctx, object, "tenant", tenant);
+    }
+    JS_SetPropertyStr(ctx, object, "callId", JS_NewFloat64(ctx, call.id));
+    JS_SetPropertyStr(ctx, object, "left", JS_NewFloat64(ctx, call.left / 1000000));
+    return object;
+}
+
+static JSValue js_encode(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    size_t len;
+    const char *text = JS_ToCStringLen(ctx, &len, argv[0]);
+    if (!text) return JS_EXCEPTION;
+    JSValue bytes = JS_NewUint8ArrayCopy(ctx, (const uint8_t *)text, len);
+    JS_FreeCString(ctx, text);
+    return bytes;
+}
+
+static bool is_utf8(const uint8_t *at, size_t len) {
+    const uint8_t *end = at + len;
+    while (at < end) {
+        uint8_t first = *at++;
+        if (first < 0x80) continue;
+        int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+        if (first < 0xc2 || first > 0xf4 || end - at < more) return false;
+        uint8_t low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+        uint8_t high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+        if (*at < low || *at > high) return false;
+        for (int i = 1; i < more; i++)
+            if ((at[i] & 0xc0) != 0x80) return false;
+        at += more;
+    }
+    return true;
+}
+
+// The bytes of a buffer or a view of one, from `offset` on.
+static JSValue js_decode(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    size_t len;
+    uint8_t *bytes = JS_GetUint8Array(ctx, &len, argv[0]);
+    if (!bytes && len) return JS_EXCEPTION;
+    if (JS_ToBool(ctx, argv[1]) && !is_utf8(bytes, len)) return JS_ThrowTypeError(ctx, "the bytes are not UTF-8");
+    return JS_NewStringLen(ctx, (const char *)bytes, len);
+}
+
+static JSValue js_clone(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    size_t size;
+    uint8_t *bytes = JS_WriteObject(ctx, &size, argv[0], JS_WRITE_OBJ_REFERENCE);
+    if (!bytes) return JS_EXCEPTION;
+    JSValue clone = JS_ReadObject(ctx, bytes, size, JS_READ_OBJ_REFERENCE);
+    js_free(ctx, bytes);
+    return clone;
+}
+
+static const JSCFunctionListEntry NATIVE[] = {
+    JS_CFUNC_DEF("log", 2, js_log),
+    JS_CFUNC_DEF("sleep", 2, js_sleep),
+    JS_CFUNC_DEF("random", 1, js_random),
+    JS_CFUNC_DEF("context", 0, js_context),
+    JS_CFUNC_DEF("encode", 1, js_encode),
+    JS_CFUNC_DEF("decode", 2, js_decode),
+    JS_CFUNC_DEF("clone", 1, js_clone),
+};
+
+// Starting.
+
+static JSModuleDef *no_module(JSContext *ctx, const char *name, void *opaque, JSValueConst attributes) {
+    JS_ThrowSyntaxError(ctx, "a script is one file and imports no other; what it may use is there without an import");
+    return NULL;
+}
+
+__attribute__((export_name("wizer-initialize"))) void start(void) {
+    rt = JS_NewRuntime();
+    begin();
+    ctx = JS_NewContextRaw(rt);
+    JS_AddIntrinsicBaseObjects(ctx);
+    JS_AddIntrinsicDate(ctx);
+    JS_AddIntrinsicRegExp(ctx);
+    JS_AddIntrinsicJSON(ctx);
+    JS_AddIntrinsicProxy(ctx);
+    JS_AddIntrinsicMapSet(ctx);
+    JS_AddIntrinsicTypedArrays(ctx);
+    JS_AddIntrinsicPromise(ctx);
+    JS_AddIntrinsicWeakRef(ctx);
+    JS_AddIntrinsicDOMException(ctx);
+    JS_AddIntrinsicAToB(ctx);
+    JS_SetModuleLoaderFunc2(rt, NULL, no_module, NULL, NULL);
+    JS_AddIntrinsicEval(ctx);
+    JSValue native = JS_NewObject(ctx);
+    JS_SetPropertyFunctionList(ctx, native, NATIVE, countof(NATIVE));
+    JSValue prelude = JS_Eval(ctx, PRELUDE, sizeof PRELUDE - 1, "isopod", JS_EVAL_TYPE_GLOBAL);
+    call_context = JS_Call(ctx, prelude, JS_UNDEFINED, 1, &native);
+    if (JS_IsException(call_context)) abort();
+    // Jobs of the prelude, of which there are none, and what it left.
+    JS_RunGC(rt);
+    ctx->eval_internal = NULL;
+    live = true;
+}
+
+// Exports.
+
+bool exports_interpreter_compile(interpreter_string_t *source, interpreter_list_u8_t *ret, failure_t *err) {
+    begin();
+    JS_AddIntrinsicEval(ctx);
+    // QuickJS reads one byte beyond the end.
+    char *text = malloc(source->len + 1);
+    if (!text) {
+        fail(err, INTERPRETER_CAUSE_OUT_OF_MEMORY, "InternalError", "out of memory");
+        return false;
+    }
+    memcpy(text, source->ptr, source->len);
+    text[source->len] = 0;
+    JSValue module = JS_Eval(ctx, text, source->len, NAME, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+    if (JS_IsException(module)) return threw(err, INTERPRETER_CAUSE_SYNTAX);
+    JSModuleDef *def = JS_VALUE_GET_PTR(module);
+    bool found = false;
+    for (int i = 0; i < def->export_entries_count; i++) found |= def->export_entries[i].export_name == JS_ATOM_default;
+    if (!found) {
+        fail(err, INTERPRETER_CAUSE_NO_FUNCTION, "", "it has no default export");
+        return false;
+    }
+    size_t size;
+    uint8_t *code = JS_WriteObject(ctx, &size, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    if (!code) return threw(err, INTERPRETER_CAUSE_SYNTAX);
+    *ret = (interpreter_list_u8_t){code, size};
+    return true;
+}
+
+bool exports_interpreter_load(interpreter_list_u8_t *code, interpreter_options_t options, uint64_t seed, uint32_t salt,
+                              failure_t *err) {
+    begin();
+    ctx->random_state = seed ? seed : 1;
+    ctx->hash_seed = salt;
+    if (options & INTERPRETER_OPTIONS_EVAL) JS_AddIntrinsicEval(ctx);
+    JSValue module = JS_ReadObject(ctx, code->ptr, code->len, JS_READ_OBJ_BYTECODE);
+    if (JS_IsException(module) || JS_ResolveModule(ctx, module) < 0) return threw(err, INTERPRETER_CAUSE_SYNTAX);
+    JSModuleDef *def = JS_VALUE_GET_PTR(module);
+    JSValue done = JS_EvalFunction(ctx, module);
+    if (JS_IsException(done)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (!await(&done, err)) return false;
+    JSValue namespace = JS_GetModuleNamespace(ctx, def);
+    if (JS_IsException(namespace)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    entry = JS_GetProperty(ctx, namespace, JS_ATOM_default);
+    if (JS_IsException(entry)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (!JS_IsFunction(ctx, entry)) {
+        fail(err, INTERPRETER_CAUSE_NO_FUNCTION, "", "its default export is no function");
+        return false;
+    }
+    return true;
+}
+
+static bool no_json(failure_t *to, const char *message) {
+    fail(to, INTERPRETER_CAUSE_NO_JSON, "TypeError", message);
+    return false;
+}
+
+bool exports_interpreter_run(interpreter_value_t *input, interpreter_value_t *ret, failure_t *err) {
+    begin();
+    interpreter_list_u8_t *given = &input->val.json;
+    JSValue argument;
+    if (input->tag == INTERPRETER_VALUE_JSON) {
+        // It ends with a zero byte, which JS_ParseJSON wants beyond the end.
+        argument = JS_ParseJSON(ctx, (char *)given->ptr, given->len - 1, "input");
+    } else {
+        argument = JS_NewUint8ArrayCopy(ctx, given->ptr, given->len);
+    }
+    if (JS_IsException(argument)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    JSValueConst arguments[] = {argument, call_context};
+    JSValue result = JS_Call(ctx, entry, JS_UNDEFINED, 2, arguments);
+    if (JS_IsException(result)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (!await(&result, err)) return false;
+    if (JS_GetTypedArrayType(result) == JS_TYPED_ARRAY_UINT8) {
+        size_t len;
+        uint8_t *bytes = JS_GetUint8Array(ctx, &len, result);
+        ret->tag = INTERPRETER_VALUE_BYTES;
+        ret->val.bytes.ptr = malloc(len ? len : 1);
+        if (!ret->val.bytes.ptr) {
+            fail(err, INTERPRETER_CAUSE_OUT_OF_MEMORY, "InternalError", "out of memory");
+            return false;
+        }
+        memcpy(ret->val.bytes.ptr, bytes, len);
+        ret->val.bytes.len = len;
+        return true;
+    }
+    JSValue json = JS_JSONStringify(ctx, result, JS_UNDEFINED, JS_UNDEFINED);
+    if (JS_IsException(json)) return threw(err, INTERPRETER_CAUSE_NO_JSON);
+    if (JS_IsUndefined(result)) return no_json(err, "it gave nothing: `undefined`");
+    if (JS_IsUndefined(json)) return no_json(err, "it gave a function or a symbol");
+    size_t len;
+    const char *text = JS_ToCStringLen(ctx, &len, json);
+    if (!text) return threw(err, INTERPRETER_CAUSE_OUT_OF_MEMORY);
+    ret->tag = INTERPRETER_VALUE_JSON;
+    ret->val.json = (interpreter_list_u8_t){(uint8_t *)text, len};
+    return true;
+}
+
+// What the bindings would free after a call: here nothing is freed, and what was QuickJS's was never malloc's.
+void __wasm_export_exports_interpreter_compile_post_return(uint8_t *result) {}
+void __wasm_export_exports_interpreter_load_post_return(uint8_t *result) {}
+void __wasm_export_exports_interpreter_run_post_return(uint8_t *result) {}
