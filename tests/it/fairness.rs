@@ -88,7 +88,8 @@ async fn guests_that_compute_let_timers_go_first() {
     timer.abort();
     // In 800 ms: by itself it would have fired 13 times.
     let fired = fired.load(Ordering::Relaxed);
-    assert!(fired >= 100, "it fired {fired} times");
+    // By itself it would have fired 13 times in these 800 ms.
+    assert!(fired >= 40, "it fired {fired} times");
 }
 
 #[tokio::test]

@@ -124,25 +124,30 @@ async fn an_event_handler_answers_or_says_why_not() {
     assert!(matches!(function.handle(event("permanent")).await.unwrap().value, Err(Unhandled::Permanent(_))));
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The hash of the sources that a manifest lists.
+fn sources(root: &Path, entry: &Value) -> String {
+    let mut hash = Sha256::new();
+    for path in entry["sources"].as_array().unwrap() {
+        let path = path.as_str().unwrap();
+        let bytes = std::fs::read(root.join(path)).unwrap();
+        hash.update(format!("{path}\0{}\0", bytes.len()));
+        hash.update(&bytes);
+    }
+    hex(&hash.finalize())
+}
+
 /// The committed components are those of the committed sources: see `guests/README.md` for the rule.
 #[test]
 fn the_manifest_matches_sources_and_components() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests");
     let manifest: Value = serde_json::from_slice(&std::fs::read(root.join("MANIFEST.json")).unwrap()).unwrap();
     let guests = manifest["guests"].as_object().unwrap();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     for (name, guest) in guests {
-        let mut sources = Sha256::new();
-        for path in guest["sources"].as_array().unwrap() {
-            let path = path.as_str().unwrap();
-            let bytes = std::fs::read(root.join(path)).unwrap();
-            sources.update(path);
-            sources.update([0]);
-            sources.update(bytes.len().to_string());
-            sources.update([0]);
-            sources.update(&bytes);
-        }
-        assert_eq!(guest["sources_sha256"], hex(&sources.finalize()), "{name}: its sources changed; rebuild it");
+        assert_eq!(guest["sources_sha256"], sources(&root, guest), "{name}: its sources changed; rebuild it");
         let wasm = std::fs::read(built(name)).unwrap();
         assert_eq!(guest["wasm_sha256"], hex(&Sha256::digest(wasm)), "{name}: built/ and MANIFEST.json differ");
     }
@@ -152,6 +157,16 @@ fn the_manifest_matches_sources_and_components() {
     let mut named: Vec<_> = guests.keys().map(|name| format!("{name}.wasm")).collect();
     named.sort();
     assert_eq!(built, named);
+}
+
+#[test]
+fn the_interpreter_is_what_its_sources_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(root.join("src/script/MANIFEST.json")).unwrap()).unwrap();
+    assert_eq!(manifest["sources_sha256"], sources(root, &manifest), "its sources changed; rebuild it");
+    let wasm = std::fs::read(root.join("src/script/javascript.wasm")).unwrap();
+    assert_eq!(manifest["wasm_sha256"], hex(&Sha256::digest(wasm)), "the component and MANIFEST.json differ");
 }
 
 #[tokio::test]

@@ -1,0 +1,126 @@
+//! What does one call of a customer's rule cost: in isopod's sandbox, and in a native QuickJS without one that is made anew
+//! for each call?
+//!
+//! `cargo bench --bench script` measures by criterion, with `-- --table` all contenders in turn, as a table. An order goes in
+//! as JSON and a price comes out as JSON, the same of all. `isopod` has every limit on, of time, memory, input, output and
+//! calls; `rquickjs_new_context` has limits of memory, stack and time, and makes a runtime and a context with the language's
+//! own library, compiles the rule and calls it.
+
+#[path = "../../cases/mod.rs"]
+mod cases;
+
+use cases::{Case, Group, STOCK, in_chunks, now, runtime, time};
+use isopod::{Function, Host, Language, block_on};
+use rquickjs::{CatchResultExt, Context, Function as Native, Module, Runtime};
+use serde_json::Value;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const ORDER: &str = r#"{"id":"o-1","code":"SAVE-10-DE","customer":{"tier":"gold","country":"DE","spent":700},"items":[
+    {"sku":"pen","price":1.5,"count":10},{"sku":"book","price":20,"count":2,"kind":"reduced"},{"sku":"ink","price":7,"count":3}]}"#;
+const SMALL: &str = include_str!("rules/small.js");
+const LONG: &str = include_str!("rules/long.js");
+
+fn main() {
+    let groups: cases::Groups = vec![
+        || fresh("script_fresh_small", SMALL),
+        || fresh("script_fresh_64_lines", LONG),
+        || prewarmed("script_prewarmed_small", SMALL),
+        || prewarmed("script_prewarmed_64_lines", LONG),
+        many,
+    ];
+    if !std::env::args().any(|arg| arg == "--table") {
+        return cases::criterion(groups);
+    }
+    for group in groups {
+        println!("{}", cases::table::measure(group()));
+    }
+}
+
+fn fresh(name: &str, rule: &'static str) -> Group {
+    let (host, order) = (Host::new().unwrap(), order());
+    let function = block_on(host.script("rule", Language::JavaScript, rule).load()).unwrap();
+    check(&function, rule);
+    let isopod = Case::new("isopod", move || {
+        black_box(call(&function, &order));
+    });
+    Group { name: name.into(), note: "A rule in an instance that nobody used before.", cases: vec![native(rule), isopod] }
+}
+
+fn prewarmed(name: &str, rule: &'static str) -> Group {
+    let (host, order) = (Host::new().unwrap(), order());
+    let function = block_on(host.script("rule", Language::JavaScript, rule).prewarm(STOCK).load()).unwrap();
+    check(&function, rule);
+    let isopod = Case::timed("isopod", move |times| {
+        in_chunks(times, |calls| {
+            runtime().block_on(function.restock());
+            time(calls, || {
+                black_box(call(&function, &order));
+            })
+        })
+    });
+    let note = "The same with the interpreter made ahead, which is left out; the native one is made in the call.";
+    Group { name: name.into(), note, cases: vec![native(rule), isopod] }
+}
+
+/// Scripts that are called in turn.
+const MANY: usize = 1_000;
+
+fn many() -> Group {
+    let host = Host::new().unwrap();
+    let load = |n: usize| {
+        let rule = format!("{SMALL}\n// {n}");
+        block_on(host.script(format!("rule-{n}"), Language::JavaScript, rule).load()).unwrap()
+    };
+    let functions: Vec<Function> = (0..MANY).map(load).collect();
+    let (one, order) = (functions[0].clone(), order());
+    let again = order.clone();
+    let mut next = 0;
+    let cases = vec![
+        Case::new("one", move || {
+            black_box(call(&one, &order));
+        }),
+        Case::new("a_thousand_in_turn", move || {
+            next = (next + 1) % MANY;
+            black_box(call(&functions[next], &again));
+        }),
+    ];
+    Group { name: "script_many".into(), note: "One script again and again, or a thousand in turn.", cases }
+}
+
+fn order() -> Value {
+    serde_json::from_str(ORDER).unwrap()
+}
+
+fn call(function: &Function, order: &Value) -> Value {
+    now(function.call("default", (order,))).unwrap().value
+}
+
+fn check(function: &Function, rule: &str) {
+    let price: Value = serde_json::from_str(&new_context(rule)).unwrap();
+    assert_eq!(call(function, &order()), price);
+    assert!(price["total"].as_f64().is_some_and(|total| total > 0.0), "{price}");
+}
+
+fn native(rule: &'static str) -> Case {
+    Case::new("rquickjs_new_context", move || {
+        black_box(new_context(rule));
+    })
+}
+
+fn new_context(rule: &str) -> String {
+    let runtime = Runtime::new().unwrap();
+    runtime.set_memory_limit(64 << 20);
+    runtime.set_max_stack_size(256 << 10);
+    let until = Instant::now() + Duration::from_secs(5);
+    runtime.set_interrupt_handler(Some(Box::new(move || Instant::now() > until)));
+    let context = Context::full(&runtime).unwrap();
+    context.with(|ctx| {
+        let (module, done) = Module::declare(ctx.clone(), "rule", rule).unwrap().eval().unwrap();
+        done.finish::<()>().catch(&ctx).unwrap();
+        let rule: Native = module.get("default").unwrap();
+        let order = ctx.json_parse(ORDER).unwrap();
+        let price: rquickjs::Value = rule.call((order,)).catch(&ctx).unwrap();
+        ctx.json_stringify(price).unwrap().unwrap().to_string().unwrap()
+    })
+}
