@@ -243,7 +243,7 @@ pub(crate) struct Turn<'a> {
     owed: u64,
     /// Busy time that its seat does not know of: less than a piece.
     unbooked: u64,
-    /// Busy time on turns since all else on its thread went before it.
+    /// Busy time on turns since all else on its thread went first.
     ahead: u64,
 }
 
@@ -267,9 +267,16 @@ impl Turn<'_> {
         }
         match self.turn {
             None => true,
-            Some(_) if Turns::is_heavy(self.ahead, self.admission.tick) => self.step_aside(cx),
+            Some(turn) if self.has_to_step_aside(turn) => self.step_aside(cx),
             Some(turn) => self.take(turn, cx),
         }
+    }
+
+    /// Whether it is its turn, and it had one before. Between the two there may have been others on its thread, each for a
+    /// tick.
+    #[cold]
+    fn has_to_step_aside(&self, turn: usize) -> bool {
+        Turns::is_heavy(self.ahead, self.admission.tick) && self.admission.turns.lock().is_given(turn)
     }
 
     /// Has its thread do all else that is ready first, and look whether there is more: timers and sockets. Of itself a

@@ -126,6 +126,11 @@ impl Turns {
         matches!(phase, Phase::Runs { .. })
     }
 
+    /// Whether it is that call's turn, which it has not begun.
+    pub(super) fn is_given(&self, turn: usize) -> bool {
+        matches!(self.turns[turn].phase, Phase::Given { .. })
+    }
+
     /// Ends the poll that [`begin`](Turns::begin) allowed, after so much busy time. The call gives way and asks for more.
     pub(super) fn give_way(&mut self, turn: usize, busy: u64, now: u64, told: &mut Vec<usize>) {
         let it = &mut self.turns[turn];
