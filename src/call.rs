@@ -26,7 +26,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -131,7 +131,8 @@ async fn run_in<L: Held, R>(
         Err(error) => return call.settle(End::Refused(error)),
     }
     // What its guests compute, a guest computes.
-    let mut turn = within.is_none().then(|| host.admission.turn(options.tenant.as_ref(), watch.last()));
+    let mut turn =
+        within.is_none().then(|| host.admission.turn(options.tenant.as_ref(), function.pace.holds(), watch.last()));
     if let Some(turn) = turn.as_mut().filter(|turn| turn.is_heavy()) {
         let begun =
             std::future::poll_fn(|cx| if turn.begin(host.clock.now(), cx) { Poll::Ready(()) } else { Poll::Pending });
@@ -205,7 +206,7 @@ pub(crate) async fn run_early<R>(
         let work = pin!(Some(work(lease)));
         let (busy, alarm, counts) = (limits.busy, ticker.alarm(), limits.fuel.is_some());
         // Where nothing of the guest's own runs, this is no longer than the making of an instance.
-        let turn = computes.then(|| ticker.admission().turn(None, started));
+        let turn = computes.then(|| ticker.admission().turn(None, false, started));
         Bounded { work, watch: &watch, clock, deadline, busy, alarm, turn, counts, gave_way: false, done: false }.await
     };
     let state = lease.store.data();
@@ -276,12 +277,14 @@ struct Watch {
     /// When the guest last got the thread, or gave it back.
     last: AtomicU64,
     busy: AtomicU64,
+    /// The longest that it had the thread without giving it back.
+    longest: AtomicU64,
 }
 
 // Relaxed everywhere: one task writes, and a task that moves to another thread is handed over with a barrier.
 impl Watch {
     fn new(started: Nanos) -> Watch {
-        Watch { started, last: AtomicU64::new(started.to_raw()), busy: AtomicU64::new(0) }
+        Watch { started, last: AtomicU64::new(started.to_raw()), busy: AtomicU64::new(0), longest: AtomicU64::new(0) }
     }
 
     fn resume(&self, now: Nanos) {
@@ -293,6 +296,9 @@ impl Watch {
         let spent = now.to_raw().saturating_sub(self.last().to_raw());
         self.busy.store(self.busy_nanos() + spent, Ordering::Relaxed);
         self.last.store(now.to_raw(), Ordering::Relaxed);
+        if spent > self.longest.load(Ordering::Relaxed) {
+            self.longest.store(spent, Ordering::Relaxed);
+        }
         spent
     }
 
@@ -578,6 +584,7 @@ impl<L: Held> Ending<'_, L> {
         let mut aside = None;
         if let Some(lease) = &mut self.lease {
             aside = lease.tell(usage);
+            self.function.pace.hold(self.watch.longest.load(Ordering::Relaxed), self.function.host.ticker.tick());
             if error != Some(ErrorKind::Cancelled) {
                 self.function.pace.note(usage.wall);
             }
@@ -606,19 +613,39 @@ impl<L: Held> Drop for Ending<'_, L> {
     }
 }
 
-/// How long a function's calls take, roughly: for the hint when to try again.
+/// How a function's calls behave, roughly.
 #[derive(Default)]
-pub(crate) struct Pace(AtomicU64);
+pub(crate) struct Pace {
+    /// Nanoseconds that they take: for the hint when to try again.
+    mean: AtomicU64,
+    /// Whether the last one held its thread.
+    holds: AtomicBool,
+}
+
+/// Ticks after which a guest that was to give way at the first holds its thread, by one instruction that takes so long.
+const HOLDS: u32 = 4;
 
 impl Pace {
     /// An exponential mean over about eight calls. Racing updates lose one sample, which does not matter.
     fn note(&self, wall: Duration) {
-        let old = self.0.load(Ordering::Relaxed);
+        let old = self.mean.load(Ordering::Relaxed);
         let new = old - old / 8 + wall.as_nanos() as u64 / 8;
-        self.0.store(new, Ordering::Relaxed);
+        self.mean.store(new, Ordering::Relaxed);
+    }
+
+    /// A call has ended that had the thread for so many nanoseconds at once.
+    fn hold(&self, longest: u64, tick: Duration) {
+        let holds = u128::from(longest) > (tick * HOLDS).as_nanos();
+        if holds != self.holds() {
+            self.holds.store(holds, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.holds.load(Ordering::Relaxed)
     }
 
     fn hint(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed)).max(Duration::from_millis(1))
+        Duration::from_nanos(self.mean.load(Ordering::Relaxed)).max(Duration::from_millis(1))
     }
 }

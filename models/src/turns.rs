@@ -65,7 +65,7 @@ impl Cores {
     /// A call that has computed for so long that it needs a turn.
     fn heavy<'a>(&'a self, tenant: &'a Arc<str>) -> Turn<'a> {
         let now = self.clock.now();
-        let mut turn = self.admission.turn(Some(tenant), now);
+        let mut turn = self.admission.turn(Some(tenant), false, now);
         if !turn.is_heavy() {
             turn.end(TICK.as_nanos() as u64, true, now, &Context::from_waker(Waker::noop()));
         }
@@ -75,7 +75,7 @@ impl Cores {
     /// No turn is held: the next call that computes has one at once.
     fn are_free(&self) {
         let tenant = "another".into();
-        let mut turn = self.admission.turn(Some(&tenant), self.clock.now());
+        let mut turn = self.admission.turn(Some(&tenant), false, self.clock.now());
         let cx = Context::from_waker(Waker::noop());
         turn.end(TICK.as_nanos() as u64, true, self.clock.now(), &cx);
         assert!(turn.is_heavy() && turn.begin(self.clock.now(), &cx), "a turn was lost");

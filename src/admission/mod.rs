@@ -63,12 +63,15 @@ impl Admission {
         }
     }
 
-    /// The turns of one call, which has its seat. If its tenant has others that need turns, or many that are short, it needs
-    /// one to begin: a thousand new calls would each have a tick before they were told from those that compute little.
+    /// The turns of one call, which has its seat. It needs one to begin if its tenant has others that need turns, or many that
+    /// are short: a thousand new calls would each have a tick before they were told from those that compute little. And so it
+    /// does if its function `holds` threads, for many ticks at once.
     #[inline]
-    pub(crate) fn turn<'a>(&'a self, tenant: Option<&'a Arc<str>>, now: Nanos) -> Turn<'a> {
+    pub(crate) fn turn<'a>(&'a self, tenant: Option<&'a Arc<str>>, holds: bool, now: Nanos) -> Turn<'a> {
         let mut turn = Turn { admission: self, tenant, turn: None, computed: 0, owed: 0, unbooked: 0, ahead: 0 };
-        if self.heavy.load(Ordering::Relaxed) > 0 && tenant.is_some_and(|name| self.turns.lock().has(name)) {
+        let is_heavy =
+            || self.heavy.load(Ordering::Relaxed) > 0 && tenant.is_some_and(|name| self.turns.lock().has(name));
+        if holds || is_heavy() {
             turn.ask();
         } else {
             turn.ask_if_crowded(now);
@@ -420,12 +423,26 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_holds_threads_needs_a_turn_to_begin() {
+        let admission = admission(8, 1);
+        let [holder, other] = ["a", "b"].map(Arc::<str>::from);
+        let (mut cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
+        let mut first = admission.turn(Some(&holder), true, now);
+        assert!(first.is_heavy() && first.begin(now, &mut cx), "it is nobody's");
+        let mut second = admission.turn(Some(&other), true, now);
+        assert!(!second.begin(now, &mut cx), "there is one turn, and the other has it");
+        assert!(admission.turn(Some(&other), false, now).is_heavy(), "its tenant's calls are told by it");
+        drop(first);
+        assert!(second.begin(now, &mut cx));
+    }
+
+    #[test]
     fn a_turn_that_is_dropped_goes_to_the_next() {
         let admission = admission(8, 1);
         let tenant: Arc<str> = "a".into();
         let (mut cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
         let heavy = || {
-            let mut turn = admission.turn(Some(&tenant), Nanos::from_raw(0));
+            let mut turn = admission.turn(Some(&tenant), false, Nanos::from_raw(0));
             if !turn.is_heavy() {
                 turn.end(600_000_000, true, now, &Context::from_waker(Waker::noop()));
             }
@@ -444,6 +461,6 @@ mod tests {
         assert!(third.begin(now, &cx));
         drop(third);
         assert_eq!(admission.heavy.load(Ordering::Relaxed), 0);
-        assert!(!admission.turn(Some(&tenant), Nanos::from_raw(0)).is_heavy());
+        assert!(!admission.turn(Some(&tenant), false, Nanos::from_raw(0)).is_heavy());
     }
 }

@@ -63,7 +63,7 @@ enum Phase {
 
 /// Ticks after which a turn that was not begun lapses, and one that does not end.
 const UNBEGUN: u64 = 2;
-const UNENDED: u64 = 64;
+const UNENDED: u64 = 512;
 
 impl Turns {
     pub(super) fn new(most: usize, tick: u64) -> Turns {

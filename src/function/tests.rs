@@ -332,3 +332,27 @@ async fn results_are_read_alike_whatever_they_are_asked_as() {
         }
     }
 }
+
+/// It writes to so much memory at once.
+const FILLS: &str = r#"(component
+    (core module $m (memory 1000) (func (export "run") (param i32)
+        (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))
+    (core instance $i (instantiate $m))
+    (func (export "run") (param "bytes" u32) (canon lift (core func $i "run"))))"#;
+
+#[tokio::test]
+async fn a_function_is_known_by_whether_its_last_call_held_its_thread() {
+    // A tick that nothing else takes four of.
+    let host = Host::builder().tick(crate::ms(1)).build().unwrap();
+    let function = host.function("fills").component_wat(FILLS).load().await.unwrap();
+    for (bytes, holds) in [(65_000_000u32, true), (0, false), (65_000_000, true)] {
+        // The machine may be held up itself.
+        for _ in 0..50 {
+            function.call::<()>("run", (bytes,)).await.unwrap();
+            if function.inner.pace.holds() == holds {
+                break;
+            }
+        }
+        assert_eq!(function.inner.pace.holds(), holds, "{bytes}");
+    }
+}
