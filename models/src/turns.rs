@@ -76,9 +76,11 @@ impl Cores {
     fn are_free(&self) {
         let tenant = "another".into();
         let mut turn = self.admission.turn(Some(&tenant), false, self.clock.now());
-        let cx = Context::from_waker(Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         turn.end(TICK.as_nanos() as u64, true, self.clock.now(), &cx);
-        assert!(turn.is_heavy() && turn.begin(self.clock.now(), &cx), "a turn was lost");
+        // It steps aside first.
+        let begun = turn.begin(self.clock.now(), &mut cx) || turn.begin(self.clock.now(), &mut cx);
+        assert!(turn.is_heavy() && begun, "a turn was lost");
     }
 }
 

@@ -422,43 +422,49 @@ mod tests {
         assert_eq!(admission.free_seats(), 1);
     }
 
+    /// Whether it is its turn; it may have to step aside first.
+    fn begins(turn: &mut Turn<'_>) -> bool {
+        let mut begin = || turn.begin(Nanos::from_raw(0), &mut Context::from_waker(Waker::noop()));
+        begin() || begin()
+    }
+
     #[test]
     fn a_function_that_holds_threads_needs_a_turn_to_begin() {
         let admission = admission(8, 1);
         let [holder, other] = ["a", "b"].map(Arc::<str>::from);
-        let (mut cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
+        let now = Nanos::from_raw(0);
         let mut first = admission.turn(Some(&holder), true, now);
-        assert!(first.is_heavy() && first.begin(now, &mut cx), "it is nobody's");
+        assert!(first.is_heavy() && begins(&mut first), "it is nobody's");
         let mut second = admission.turn(Some(&other), true, now);
-        assert!(!second.begin(now, &mut cx), "there is one turn, and the other has it");
+        assert!(!begins(&mut second), "there is one turn, and the other has it");
         assert!(admission.turn(Some(&other), false, now).is_heavy(), "its tenant's calls are told by it");
         drop(first);
-        assert!(second.begin(now, &mut cx));
+        assert!(begins(&mut second));
     }
 
     #[test]
     fn a_turn_that_is_dropped_goes_to_the_next() {
         let admission = admission(8, 1);
         let tenant: Arc<str> = "a".into();
-        let (mut cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
+        let (cx, now) = (Context::from_waker(Waker::noop()), Nanos::from_raw(0));
         let heavy = || {
             let mut turn = admission.turn(Some(&tenant), false, Nanos::from_raw(0));
             if !turn.is_heavy() {
-                turn.end(600_000_000, true, now, &Context::from_waker(Waker::noop()));
+                turn.end(600_000_000, true, now, &cx);
             }
             turn
         };
         let mut first = heavy();
-        assert!(first.begin(now, &cx));
+        assert!(begins(&mut first));
         // Its tenant's next need one to begin.
         let (mut second, mut third) = (heavy(), heavy());
-        assert!(!second.begin(now, &cx) && !third.begin(now, &cx));
+        assert!(!begins(&mut second) && !begins(&mut third));
         // It waits for something else.
         first.end(1_000_000, false, now, &cx);
-        assert!(!first.is_heavy() && first.begin(now, &cx));
-        assert!(!third.begin(now, &cx));
+        assert!(!first.is_heavy() && begins(&mut first));
+        assert!(!begins(&mut third));
         drop(second);
-        assert!(third.begin(now, &cx));
+        assert!(begins(&mut third));
         drop(third);
         assert_eq!(admission.heavy.load(Ordering::Relaxed), 0);
         assert!(!admission.turn(Some(&tenant), false, Nanos::from_raw(0)).is_heavy());
