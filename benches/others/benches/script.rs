@@ -44,7 +44,11 @@ fn fresh(name: &str, rule: &'static str) -> Group {
     let isopod = Case::new("isopod", move || {
         black_box(call(&function, &order));
     });
-    Group { name: name.into(), note: "A rule in an instance that nobody used before.", cases: vec![native(rule), isopod] }
+    Group {
+        name: name.into(),
+        note: "A rule in an instance that nobody used before.",
+        cases: vec![native(rule), isopod],
+    }
 }
 
 fn prewarmed(name: &str, rule: &'static str) -> Group {
