@@ -26,7 +26,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -618,12 +618,14 @@ impl<L: Held> Drop for Ending<'_, L> {
 pub(crate) struct Pace {
     /// Nanoseconds that they take: for the hint when to try again.
     mean: AtomicU64,
-    /// Whether the last one held its thread.
-    holds: AtomicBool,
+    /// Calls until it is forgotten that one held its thread.
+    holds: AtomicU32,
 }
 
 /// Ticks after which a guest that was to give way at the first holds its thread, by one instruction that takes so long.
 const HOLDS: u32 = 4;
+/// Calls after which that is forgotten, so that a function cannot hide it behind a quick one.
+const REMEMBERED: u32 = 64;
 
 impl Pace {
     /// An exponential mean over about eight calls. Racing updates lose one sample, which does not matter.
@@ -635,14 +637,21 @@ impl Pace {
 
     /// A call has ended that had the thread for so many nanoseconds at once.
     fn hold(&self, longest: u64, tick: Duration) {
-        let holds = u128::from(longest) > (tick * HOLDS).as_nanos();
-        if holds != self.holds() {
-            self.holds.store(holds, Ordering::Relaxed);
+        let left = self.holds.load(Ordering::Relaxed);
+        let now = match u128::from(longest) > (tick * HOLDS).as_nanos() {
+            true => REMEMBERED,
+            // It was never polled.
+            false if longest == 0 => left,
+            false => left.saturating_sub(1),
+        };
+        // Racing updates lose one call, which does not matter.
+        if now != left {
+            self.holds.store(now, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn holds(&self) -> bool {
-        self.holds.load(Ordering::Relaxed)
+        self.holds.load(Ordering::Relaxed) > 0
     }
 
     fn hint(&self) -> Duration {

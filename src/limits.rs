@@ -141,7 +141,8 @@ impl Limits {
     /// Bytes that the guest may pass to the host at once, as the arguments of one host call or as the result. Counted
     /// as the host must allocate them, which is more than the bytes of the value where it is nested, and 40 bytes for
     /// each element of a list in the result of a dynamic call, except for bytes that pass in one piece (see
-    /// [`Function::call`](crate::Function::call)). Default 4 MiB, or the output limit where that is larger.
+    /// [`Function::call`](crate::Function::call)). The result of a script is counted as its text, and 40 bytes for each
+    /// element of a list, 100 for each entry of an object and 640 for each object. Default 4 MiB, or the output limit where that is larger.
     pub fn transfer(mut self, bytes: u64) -> Limits {
         self.transfer = Some(bytes);
         self

@@ -16,7 +16,7 @@ use crate::limits::{KIB, Limits, Resolved, Trust};
 use crate::load::{self, Loaded, Source};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// What a script is written in.
 #[non_exhaustive]
@@ -136,8 +136,10 @@ impl ScriptBuilder {
     /// # Errors
     /// [`ErrorKind::InvalidScript`] for a source that is empty, has more than 1 MiB, is not UTF-8, does not compile or has no
     /// default export; [`ErrorKind::Misuse`] for settings that contradict each other or have no effect;
-    /// [`ErrorKind::OutOfMemory`] for a memory limit below what the interpreter starts with; [`ErrorKind::TimedOut`] for a
-    /// source that takes more than a second to compile; [`ErrorKind::Overloaded`] where no slot is free for that.
+    /// [`ErrorKind::OutOfMemory`] for a memory limit below what the interpreter starts with;
+    /// [`ErrorKind::TimedOut`], `OutOfMemory`, [`ErrorKind::OutputTooLarge`] or [`ErrorKind::Trapped`] for a source that takes
+    /// more than a second, 64 MiB, 4 MiB of code or the stack to compile; [`ErrorKind::Overloaded`] where no slot is free
+    /// for that. Four compile at once, and others wait.
     pub async fn load(self) -> Result<Function> {
         let name = Arc::clone(&self.name);
         self.build().await.map_err(|error| error.of(&name))
@@ -167,7 +169,7 @@ impl ScriptBuilder {
             None => (host.clocks.clone(), host.random.clone()),
         };
         let bound = bind(&host, &self.name, self.grants, &limits, &clocks, &random)?;
-        let program = compile(source, &host).await?;
+        let program = compile(source, &interpreter, &host).await?;
         let blueprint = Blueprint {
             engine: Arc::clone(engine),
             pre: pre.clone(),
@@ -203,7 +205,7 @@ impl Function {
                 let text = "`update` is for scripts; load the component again under the same name";
                 return Err(Error::new(ErrorKind::Misuse, text));
             };
-            let program = compile(text(source.into())?, &inner.host).await?;
+            let program = compile(text(source.into())?, script.interpreter(), &inner.host).await?;
             script.replace(program);
             Ok(())
         };
@@ -235,16 +237,20 @@ fn text(source: Vec<u8>) -> Result<String> {
 }
 
 /// Has an interpreter compile it, in an instance that ends with it.
-async fn compile(source: String, host: &Arc<host::Inner>) -> Result<Program> {
-    // What counts fuel runs the same code.
-    let interpreter = host.interpreters.get(false, host).await?;
+async fn compile(source: String, interpreter: &Interpreter, host: &Arc<host::Inner>) -> Result<Program> {
+    // It is never closed.
+    let _place = host.interpreters.places.acquire().await;
     let limits = &interpreter.blueprint.limits;
     let Some(mut lease) = interpreter.workshop(&host.slots, host.clock.now().plus(limits.deadline)) else {
         let text = "every slot is taken, and compiling a script needs one; try again later";
         return Err(Error::new(ErrorKind::Overloaded, text));
     };
     let work = async |lease: &mut lease::Lease| interpreter.compile(lease, &source).await;
-    let (code, _) = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await?;
+    let compiled = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await;
+    let (code, _) = compiled.map_err(|error| match error.kind() {
+        ErrorKind::InvalidScript | ErrorKind::Internal => error,
+        kind => Error::new(kind, "the source takes more to compile than it may; make it shorter or less nested"),
+    })?;
     Ok(Program { source: source.into(), code })
 }
 
@@ -277,9 +283,21 @@ fn bind(
     )
 }
 
-/// The interpreters of a host: for scripts that are metered by time, and by fuel.
-#[derive(Default)]
-pub(crate) struct Interpreters([OnceCell<Arc<Interpreter>>; 2]);
+/// The interpreters of a host.
+pub(crate) struct Interpreters {
+    /// For scripts that are metered by time, and by fuel.
+    made: [OnceCell<Arc<Interpreter>>; 2],
+    /// For those that compile at once, so that they leave the slots to calls. Others wait.
+    places: Semaphore,
+}
+
+const PLACES: usize = 4;
+
+impl Default for Interpreters {
+    fn default() -> Interpreters {
+        Interpreters { made: Default::default(), places: Semaphore::new(PLACES) }
+    }
+}
 
 impl Interpreters {
     /// Loaded now, if this is the first script.
@@ -288,7 +306,7 @@ impl Interpreters {
             let host = Arc::clone(host);
             crate::blocking::unblock(move || interpreter(fuel, &host)).await
         };
-        self.0[usize::from(fuel)].get_or_try_init(load).await.cloned()
+        self.made[usize::from(fuel)].get_or_try_init(load).await.cloned()
     }
 }
 

@@ -270,13 +270,16 @@ impl Turn<'_> {
         }
         match self.turn {
             None => true,
-            Some(turn) if self.has_to_step_aside(turn) => self.step_aside(cx),
+            Some(turn) if self.has_to_step_aside(turn) => {
+                self.step_aside(cx);
+                false
+            }
             Some(turn) => self.take(turn, cx),
         }
     }
 
-    /// Whether it is its turn, and it had one before. Between the two there may have been others on its thread, each for a
-    /// tick.
+    /// Whether it is its turn, and it has computed since it last stepped aside. Between the two there may have been others on
+    /// its thread, each for a tick.
     #[cold]
     fn has_to_step_aside(&self, turn: usize) -> bool {
         Turns::is_heavy(self.ahead, self.admission.tick) && self.admission.turns.lock().is_given(turn)
@@ -285,10 +288,10 @@ impl Turn<'_> {
     /// Has its thread do all else that is ready first, and look whether there is more: timers and sockets. Of itself a
     /// runtime does that after some dozens of polls, and those of guests that compute each take a tick.
     #[cold]
-    fn step_aside(&mut self, cx: &mut Context<'_>) -> bool {
+    fn step_aside(&mut self, cx: &mut Context<'_>) {
         self.ahead = 0;
-        // It is woken when that is done; outside of a runtime at once.
-        pin!(tokio::task::yield_now()).poll(cx).is_ready()
+        // It wakes the task when that is done, and outside of a runtime at once. It is never ready the first time.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
     }
 
     /// Asks for a turn if its tenant's calls use more than their share: also one that never computes for long at a time, as

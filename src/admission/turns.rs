@@ -61,7 +61,8 @@ enum Phase {
     Lapsed,
 }
 
-/// Ticks after which a turn that was not begun lapses, and one that does not end.
+/// Ticks after which a turn that was not begun lapses, and one that does not end. An instruction that copies all memory has
+/// taken 300 of them; a host function that blocks its thread keeps others waiting for so long.
 const UNBEGUN: u64 = 2;
 const UNENDED: u64 = 512;
 

@@ -242,7 +242,7 @@ pub(crate) fn output_too_large(limits: &Resolved) -> Error {
 }
 
 /// The result was too large by wasmtime's count, which is of what it takes in the host.
-fn result_too_large(limits: &Resolved) -> Error {
+pub(super) fn result_too_large(limits: &Resolved) -> Error {
     Error::new(
         ErrorKind::OutputTooLarge,
         format!(

@@ -16,7 +16,7 @@ use rand::seq::SliceRandom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Runs the [`corpus`](super::corpus()) against that host, and reports what held. It takes half a minute with the default
 /// limits, and about as long as four calls may take with others, but no more than a minute.
@@ -280,6 +280,7 @@ impl Proof {
             let width = self.seats.saturating_sub(SPARE).clamp(1, WIDTH) as usize;
             let fired: Vec<_> = shots.iter().map(|shot| fire(Arc::clone(shot), self.terms.host.clone())).collect();
             let mut pace = interval(PAUSE * BENIGN as u32);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let paced = stream::iter(fired).zip(stream::poll_fn(|cx| pace.poll_tick(cx).map(Some)));
             let outcomes: Vec<_> = paced.map(|(fired, _)| fired).buffer_unordered(width).collect().await;
             done.store(true, Ordering::Relaxed);

@@ -187,6 +187,34 @@ async fn results_without_a_form_in_json_are_refused() {
 }
 
 #[tokio::test]
+async fn a_result_takes_no_more_of_the_host_than_it_may() {
+    for what in ["({'': 0})", "[]", "[{}]", "0"] {
+        let source = format!("const o = {what}; export default () => Array(500000).fill(o)");
+        let error = failure(&source).await;
+        assert_eq!(error.kind(), ErrorKind::OutputTooLarge, "{what}: {error}");
+    }
+    assert_eq!(value("export default () => '[{,:'.repeat(500000).length").await, json!(2_000_000));
+    // Text is no more than it is.
+    let text = value("export default () => '[{,:'.repeat(500000)").await;
+    assert_eq!(text.as_str().unwrap().len(), 2_000_000);
+}
+
+#[tokio::test]
+async fn what_the_host_does_not_read_is_the_scripts_fault() {
+    for result in ["'\\ud800'", "(() => { let a = 1; for (let i = 0; i < 200; i++) a = [a]; return a })()"] {
+        let error = failure(&format!("export default () => {result}")).await;
+        assert_eq!(error.kind(), ErrorKind::Thrown, "{result}: {error}");
+        assert!(error.to_string().contains("does not read"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_message_leaves_room_for_what_to_do() {
+    let error = failure("export default () => ({ toJSON() { throw new Error('x'.repeat(4000)) } })").await;
+    assert!(error.to_string().ends_with("or a Uint8Array"), "{error}");
+}
+
+#[tokio::test]
 async fn the_usual_limits_hold() {
     let ended = async |source: &str, limits: Limits| {
         let rule = script(source).limits(limits).load().await.unwrap();
@@ -523,4 +551,18 @@ async fn many_scripts_load_at_once() {
         assert_eq!(rule.call::<u32>("default", ()).await.unwrap().value, n);
     });
     futures_util::future::join_all(loads).await;
+}
+
+#[tokio::test]
+async fn a_source_that_takes_too_much_to_compile_is_refused() {
+    for source in [
+        format!("export default () => {}1", "[".repeat(500_000)),
+        format!("export default () => [{}]", "{},".repeat(340_000)),
+    ] {
+        let error = refusal(source).await;
+        let expected =
+            [ErrorKind::InvalidScript, ErrorKind::Trapped, ErrorKind::OutOfMemory, ErrorKind::OutputTooLarge];
+        assert!(expected.contains(&error.kind()), "{error:?}");
+        assert!(!error.to_string().contains("`Limits::"), "{error}");
+    }
 }

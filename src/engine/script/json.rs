@@ -119,6 +119,31 @@ impl Formatter for Only<'_> {
     }
 }
 
+/// What a value may take in the host beyond the text it is read from: an element of a list, an entry of an object, and the
+/// first of them, with which an object has room for eleven.
+const ELEMENT: u64 = 40;
+const ENTRY: u64 = 100;
+const OBJECT: u64 = 640;
+
+/// Bytes that the value of that text takes in the host, if it is read as `serde_json::Value`. Seven bytes of text can be some
+/// hundreds.
+pub(super) fn size(json: &[u8]) -> u64 {
+    let (mut size, mut is_text, mut escaped) = (json.len() as u64, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = is_text,
+            b'"' => is_text = !is_text,
+            _ if is_text => {}
+            b'[' | b',' => size += ELEMENT,
+            b':' => size += ENTRY,
+            b'{' => size += OBJECT,
+            _ => {}
+        }
+    }
+    size
+}
+
 /// Bytes that a script gave, as whatever they were asked as.
 pub(super) struct Octets<'a>(pub &'a [u8]);
 
@@ -195,6 +220,21 @@ mod tests {
         assert!(matches!(only(&("abc",), 4), Err(Unfit::TooLarge)), "quotes count");
         assert!(matches!(only(&(Bytes::new(b"abc"),), 2), Err(Unfit::TooLarge)));
         assert!(only(&("abc",), 5).is_ok());
+    }
+
+    #[test]
+    fn the_size_is_of_what_is_no_text() {
+        for (json, expected) in [
+            ("1", 1),
+            (r#""[,:{""#, 6),
+            (r#""\"[\\""#, 8),
+            ("[]", 2 + ELEMENT),
+            ("[1,2]", 5 + 2 * ELEMENT),
+            (r#"{"a":1}"#, 7 + OBJECT + ENTRY),
+            (r#"[{},"{"]"#, 8 + 2 * ELEMENT + OBJECT),
+        ] {
+            assert_eq!(size(json.as_bytes()), expected, "{json}");
+        }
     }
 
     #[test]

@@ -90,6 +90,10 @@ impl Script {
         Script { interpreter, program: RwLock::new(Arc::new(program)), options }
     }
 
+    pub(crate) fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
+    }
+
     /// What calls run that begin from now on.
     pub(crate) fn replace(&self, program: Program) {
         *self.program.write() = Arc::new(program);
@@ -118,10 +122,18 @@ impl Script {
             return Err(trap::output_too_large(limits).into());
         }
         let value = match &answer {
+            wit::Value::Json(json) if json::size(json) > limits.transfer as u64 => {
+                return Err(trap::result_too_large(limits).into());
+            }
             wit::Value::Json(json) => serde_json::from_slice(json),
             wit::Value::Bytes(bytes) => T::deserialize(Octets(bytes)),
         };
         Ok(value.map_err(|e| {
+            if !e.is_data() {
+                // Such as half of a pair of surrogates, or lists within lists within lists.
+                let text = format!("the result has a form in JSON that the host does not read: {e}; give another");
+                return Error::new(ErrorKind::Thrown, text);
+            }
             let text = format!(
                 "the call is done, but its result does not fit the type it was asked as: {e}; ask for `serde_json::Value` to see it"
             );
@@ -173,17 +185,18 @@ fn explain(failure: wit::Failure, source: &str) -> Error {
     let (kind, text) = match cause {
         wit::Cause::Syntax => (ErrorKind::InvalidScript, format!("the source does not compile: {exception}")),
         wit::Cause::NoFunction => {
-            let text = format!("{message}; write `export default function (input) {{ .. }}`");
+            let text = format!("{}; write `export default function (input) {{ .. }}`", exception.message());
             (ErrorKind::InvalidScript, text)
         }
         wit::Cause::Thrown => (ErrorKind::Thrown, format!("the script threw {exception}")),
         wit::Cause::NoJson => {
             let text = format!(
-                "the result has no form in JSON: {message}; give null, a boolean, a number, a string, an array or an object of these, or a Uint8Array"
+                "the result has no form in JSON: {}; give null, a boolean, a number, a string, an array or an object of these, or a Uint8Array",
+                exception.message()
             );
             (ErrorKind::Thrown, text)
         }
-        wit::Cause::Stuck => (ErrorKind::Thrown, format!("{message}; settle it, or do not await it")),
+        wit::Cause::Stuck => (ErrorKind::Thrown, format!("{}; settle it, or do not await it", exception.message())),
         wit::Cause::OutOfMemory => {
             (ErrorKind::OutOfMemory, "it ran out of memory; raise `Limits::memory` if it needs more".to_owned())
         }
