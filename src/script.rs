@@ -38,8 +38,7 @@ impl Host {
     ///
     /// The source is one module with `export default function (input, context) { .. }`, or an `async` one. `input` is what
     /// [`call`](Function::call) is given, as JSON; what the function gives goes back as JSON. Bytes alone, as by
-    /// `serde_bytes`, are a `Uint8Array`, both ways. `context` has `function`, `tenant`, `callId`, and `timeLeft` in
-    /// milliseconds. `console` writes to the call's [log](crate::Output::log).
+    /// `serde_bytes`, are a `Uint8Array`, both ways. `context` has `function`, `tenant` and `callId`. `console` writes to the call's [log](crate::Output::log).
     ///
     /// Each call runs the whole module anew, in an instance of the interpreter that nobody used before: no call finds what
     /// another left, and the time at the top level is that of the call.
@@ -118,7 +117,7 @@ impl ScriptBuilder {
     }
 
     /// As [`FunctionBuilder::deterministic`](crate::FunctionBuilder::deterministic): `Date`, `Math.random` and `crypto` are
-    /// the same in each call.
+    /// the same in each call, and `context.callId` is not there.
     pub fn deterministic(mut self, seed: u64) -> ScriptBuilder {
         self.seed = Some(seed);
         self

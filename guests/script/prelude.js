@@ -82,19 +82,22 @@
         const id = next++;
         // Not sooner: a Map that is frozen with entries would be hashed by the seed of another instance.
         timers ??= new Map();
-        const wait = () => native.sleep(again ? Math.max(1, Number(ms) || 0) : Number(ms) || 0, () => {
-            if (!timers.has(id)) return;
+        const length = again ? Math.max(1, Number(ms) || 0) : Number(ms) || 0;
+        const wait = () => timers.set(id, native.sleep(length, () => {
             if (again) wait(); else timers.delete(id);
             call(...values);
-        });
-        timers.set(id, call);
+        }));
         wait();
         return id;
     }
     define("setTimeout", function setTimeout(call, ms, ...values) { return begin(call, ms, values, false); });
     define("setInterval", function setInterval(call, ms, ...values) { return begin(call, ms, values, true); });
-    define("clearTimeout", function clearTimeout(id) { timers?.delete(id); });
-    define("clearInterval", function clearInterval(id) { timers?.delete(id); });
+    function end(id) {
+        if (timers?.has(id)) native.cancel(timers.get(id));
+        timers?.delete(id);
+    }
+    define("clearTimeout", function clearTimeout(id) { end(id); });
+    define("clearInterval", function clearInterval(id) { end(id); });
 
     // Texts and bytes.
 
@@ -178,6 +181,5 @@
         get function() { return known().function; },
         get tenant() { return known().tenant; },
         get callId() { return known().callId; },
-        get timeLeft() { return native.context().left; },
     });
 })

@@ -1,5 +1,5 @@
 // The interpreter of scripts: QuickJS-ng, started once and frozen, with isopod's interface around it. An instance compiles
-// one script, or loads one and calls it. Nothing is freed: the instance ends with its call.
+// one script, or loads one and calls it. What came from the host is not freed: the instance ends with its call.
 //
 // QuickJS is included, not linked, as this reaches into it: which exports a module has, whether `eval` is there, and the
 // seeds of what looks random.
@@ -45,6 +45,13 @@ int32_t __imported_wasi_snapshot_preview1_fd_write(int32_t fd, int32_t from, int
 
 typedef interpreter_failure_t failure_t;
 
+// QuickJS writes half of a pair of surrogates as if it were a character, which is no UTF-8. In its place goes the mark of
+// Unicode for what cannot be read, which is as long.
+static void mend(char *text, size_t len) {
+    for (uint8_t *at = (uint8_t *)text, *end = at + len; at + 2 < end; at++)
+        if (at[0] == 0xed && at[1] >= 0xa0) memcpy(at, "\xef\xbf\xbd", 3);
+}
+
 static void set_text(interpreter_string_t *to, const char *text, size_t len) {
     if (len > MAX_TEXT) {
         len = MAX_TEXT;
@@ -53,6 +60,7 @@ static void set_text(interpreter_string_t *to, const char *text, size_t len) {
     to->ptr = malloc(len ? len : 1);
     if (!to->ptr) len = 0;
     memcpy(to->ptr, text, len);
+    mend((char *)to->ptr, len);
     to->len = len;
 }
 
@@ -158,6 +166,19 @@ static JSValue js_sleep(JSContext *ctx, JSValueConst this, int argc, JSValueCons
     return JS_NewUint32(ctx, id);
 }
 
+static JSValue js_cancel(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    uint32_t id;
+    if (JS_ToUint32(ctx, &id, argv[0])) return JS_EXCEPTION;
+    isopod_script_host_cancel(id);
+    for (size_t i = 0; i < task_count; i++) {
+        if (tasks[i].id != id) continue;
+        JS_FreeValue(ctx, tasks[i].done);
+        tasks[i] = tasks[--task_count];
+        break;
+    }
+    return JS_UNDEFINED;
+}
+
 // Runs what is ready, and waits for what is not, until the promise is settled.
 static bool settle(JSValue promise, failure_t *to) {
     for (;;) {
@@ -177,7 +198,10 @@ static bool settle(JSValue promise, failure_t *to) {
             if (tasks[i].id != id) continue;
             JSValue done = tasks[i].done;
             tasks[i] = tasks[--task_count];
-            if (JS_IsException(JS_Call(ctx, done, JS_UNDEFINED, 0, NULL))) return threw(to, INTERPRETER_CAUSE_THROWN);
+            JSValue gave = JS_Call(ctx, done, JS_UNDEFINED, 0, NULL);
+            if (JS_IsException(gave)) return threw(to, INTERPRETER_CAUSE_THROWN);
+            JS_FreeValue(ctx, gave);
+            JS_FreeValue(ctx, done);
             break;
         }
     }
@@ -202,6 +226,7 @@ static JSValue js_log(JSContext *ctx, JSValueConst this, int argc, JSValueConst 
     if (JS_ToInt32(ctx, &level, argv[0])) return JS_EXCEPTION;
     const char *text = JS_ToCStringLen(ctx, &len, argv[1]);
     if (!text) return JS_EXCEPTION;
+    mend((char *)text, len);
     interpreter_string_t message = {(uint8_t *)text, len};
     isopod_script_host_log(level, &message);
     JS_FreeCString(ctx, text);
@@ -232,8 +257,7 @@ static JSValue js_context(JSContext *ctx, JSValueConst this, int argc, JSValueCo
         JSValue tenant = JS_NewStringLen(ctx, (char *)call.tenant.val.ptr, call.tenant.val.len);
         JS_SetPropertyStr(ctx, object, "tenant", tenant);
     }
-    JS_SetPropertyStr(ctx, object, "callId", JS_NewFloat64(ctx, call.id));
-    JS_SetPropertyStr(ctx, object, "left", JS_NewFloat64(ctx, call.left / 1000000));
+    if (call.id.is_some) JS_SetPropertyStr(ctx, object, "callId", JS_NewFloat64(ctx, call.id.val));
     return object;
 }
 
@@ -241,6 +265,7 @@ static JSValue js_encode(JSContext *ctx, JSValueConst this, int argc, JSValueCon
     size_t len;
     const char *text = JS_ToCStringLen(ctx, &len, argv[0]);
     if (!text) return JS_EXCEPTION;
+    mend((char *)text, len);
     JSValue bytes = JS_NewUint8ArrayCopy(ctx, (const uint8_t *)text, len);
     JS_FreeCString(ctx, text);
     return bytes;
@@ -284,6 +309,7 @@ static JSValue js_clone(JSContext *ctx, JSValueConst this, int argc, JSValueCons
 static const JSCFunctionListEntry NATIVE[] = {
     JS_CFUNC_DEF("log", 2, js_log),
     JS_CFUNC_DEF("sleep", 2, js_sleep),
+    JS_CFUNC_DEF("cancel", 1, js_cancel),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("context", 0, js_context),
     JS_CFUNC_DEF("encode", 1, js_encode),

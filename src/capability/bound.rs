@@ -241,7 +241,6 @@ impl Bound {
             bound,
             tenant,
             call_id: call.call_id,
-            deadline: call.deadline,
             max_handles: call.max_handles,
             table,
             tasks: Default::default(),

@@ -52,7 +52,6 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 pub(crate) struct Call<'a> {
     pub tenant: Option<&'a Arc<str>>,
     pub call_id: u64,
-    pub deadline: Nanos,
     pub invocation: Option<&'a cli::Invocation>,
     pub max_log: usize,
     pub max_handles: usize,
@@ -64,7 +63,6 @@ pub(crate) struct View {
     bound: Arc<Bound>,
     tenant: Option<Arc<str>>,
     call_id: u64,
-    deadline: Nanos,
     max_handles: usize,
     // Before the files: what is open in them is closed before they go.
     pub table: ResourceTable,
@@ -96,7 +94,7 @@ impl View {
             self.bound = Arc::clone(bound);
         }
         (self.tenant, self.denials) = (tenant, denials);
-        (self.call_id, self.deadline) = (call.call_id, call.deadline);
+        self.call_id = call.call_id;
     }
 
     pub(crate) fn wasi(&mut self) -> WasiCtxView<'_> {

@@ -7,9 +7,10 @@ use super::{Reach, View, Whole};
 use crate::bindings::script::isopod::script::host as wit;
 use crate::future::BoxFuture;
 use crate::log::Level;
+use futures_util::future::{AbortHandle, abortable};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use std::future::ready;
+use std::collections::{HashMap, VecDeque};
 use wasmtime::component::Linker;
 use wasmtime_wasi::p2::bindings::random::random::Host as _;
 
@@ -20,7 +21,11 @@ pub(crate) const IMPORTS: [&str; 3] = ["wasi:clocks/wall-clock@0.2.12", "wasi:ra
 #[derive(Default)]
 pub(super) struct Tasks {
     begun: u32,
-    running: FuturesUnordered<BoxFuture<'static, u32>>,
+    running: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
+    /// How to give up those that run.
+    aborts: HashMap<u32, AbortHandle>,
+    /// Those that are over already, in the order in which they were begun.
+    over: VecDeque<u32>,
 }
 
 pub(crate) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
@@ -56,29 +61,57 @@ impl wit::Host for View {
         Ok(wit::Call {
             function: self.bound.function.to_string(),
             tenant: self.tenant.as_deref().map(str::to_owned),
-            id: self.call_id,
-            left: nanos(self.deadline.since(self.bound.clock.now())),
+            id: (!self.bound.random.is_seeded()).then_some(self.call_id),
         })
     }
 
     fn sleep(&mut self, length: u64) -> wasmtime::Result<Option<u32>> {
-        if self.tasks.running.len() >= self.max_handles {
+        let Tasks { begun, running, aborts, over } = &mut self.tasks;
+        if aborts.len() + over.len() >= self.max_handles {
             return Ok(None);
         }
-        self.tasks.begun = self.tasks.begun.wrapping_add(1);
-        let (id, mut until) = (self.tasks.begun, self.watch.after(length));
-        let mut task: BoxFuture<'static, u32> = Box::pin(async move {
-            // Others go on meanwhile, so that it holds nothing.
-            until.over(false).await;
-            id
-        });
+        *begun = begun.wrapping_add(1);
+        let id = *begun;
+        if length == 0 {
+            over.push_back(id);
+            return Ok(Some(id));
+        }
+        let mut until = self.watch.after(length);
+        // Others go on meanwhile, so that it holds nothing.
+        let (sleep, abort) = abortable(async move { until.over(false).await });
+        let mut task: BoxFuture<'static, Option<u32>> = Box::pin(sleep.map(move |ended| ended.is_ok().then_some(id)));
         // It begins now, and not when somebody waits: another that is over later would be first then.
-        let over = task.as_mut().now_or_never();
-        self.tasks.running.push(over.map_or(task, |id| Box::pin(ready(id))));
+        match task.as_mut().now_or_never() {
+            Some(_) => over.push_back(id),
+            None => {
+                aborts.insert(id, abort);
+                running.push(task);
+            }
+        }
         Ok(Some(id))
     }
 
+    fn cancel(&mut self, begun: u32) -> wasmtime::Result<()> {
+        self.tasks.over.retain(|id| *id != begun);
+        if let Some(abort) = self.tasks.aborts.remove(&begun) {
+            abort.abort();
+        }
+        Ok(())
+    }
+
     async fn wait(&mut self) -> wasmtime::Result<Option<u32>> {
-        Ok(self.tasks.running.next().await)
+        let Tasks { running, aborts, over, .. } = &mut self.tasks;
+        if let Some(id) = over.pop_front() {
+            // A script that does nothing but sleep for no time gives way.
+            tokio::task::yield_now().await;
+            return Ok(Some(id));
+        }
+        while let Some(ended) = running.next().await {
+            // Unless it was given up.
+            if let Some(id) = ended.filter(|id| aborts.remove(id).is_some()) {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
     }
 }

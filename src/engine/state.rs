@@ -165,7 +165,6 @@ impl State {
                 Call {
                     tenant: self.tenant.as_ref(),
                     call_id,
-                    deadline: self.deadline,
                     invocation: None,
                     max_log: self.max_log,
                     max_handles: self.max_handles,
@@ -361,14 +360,13 @@ impl Reach for State {
     }
 
     fn own_view(&mut self) -> &mut View {
-        let State { view, denials, bound, tenant, call_id, deadline, .. } = self;
+        let State { view, denials, bound, tenant, call_id, .. } = self;
         view.get_or_insert_with(|| {
             let call_id = *call_id.get_or_insert_with(next_call_id);
             let denials = denials.get_or_insert_with(|| bound.denials(tenant.clone(), call_id)).clone();
             Box::new(bound.view(Call {
                 tenant: tenant.as_ref(),
                 call_id,
-                deadline: *deadline,
                 invocation: self.invocation.as_deref(),
                 max_log: self.max_log,
                 max_handles: self.max_handles,
