@@ -227,7 +227,7 @@ mod tests {
         for (json, expected) in [
             ("1", 1),
             (r#""[,:{""#, 6),
-            (r#""\"[\\""#, 8),
+            (r#""\"[\\""#, 7),
             ("[]", 2 + ELEMENT),
             ("[1,2]", 5 + 2 * ELEMENT),
             (r#"{"a":1}"#, 7 + OBJECT + ENTRY),
