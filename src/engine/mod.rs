@@ -210,6 +210,14 @@ impl Engines {
         *self.families[usize::from(fuel)].get_or_init(|| compiler::family(fuel, self.sizes.profile))
     }
 
+    /// Bytes of memories and tables that slots keep while no call has them.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn kept(&self) -> u64 {
+        let made = self.made.lock();
+        let pools = made.iter().flatten().filter_map(|engine| engine.wasmtime.pooling_allocator_metrics());
+        pools.map(|pool| pool.unused_memory_bytes_resident() + pool.unused_table_bytes_resident()).sum::<usize>() as u64
+    }
+
     /// The engine of that flavour, made now if this is its first function.
     pub(crate) fn get(&self, flavour: Flavour, ticker: &Ticker) -> Result<Arc<Engine>> {
         let mut made = self.made.lock();
@@ -275,7 +283,7 @@ fn on_demand(config: &mut Config) {
 /// Native stack for the guest's own frames. Host functions get the rest of [`STACK`].
 const WASM_STACK: usize = 512 << 10;
 /// Native stack of a call.
-const STACK: usize = 2 << 20;
+pub(crate) const STACK: usize = 2 << 20;
 /// Frames of a guest's backtrace.
 const BACKTRACE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 

@@ -1,5 +1,6 @@
 //! What is watched while guests run: the memory of the process, and calls that mean no harm.
 
+use crate::engine::STACK;
 use crate::{CallOptions, Function, Host, Limits, Result, ms};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +12,28 @@ pub(super) fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Resident memory of this process less what calls left ready for others: the stacks that guests have run on, and what
+/// slots keep. Of these there are no more than calls at once, and what calls take of them is found when it is used first.
+pub(super) fn steady(host: &Host) -> Option<u64> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    Some(resident()?.saturating_sub(stacks(&smaps)).saturating_sub(host.0.engines.kept()))
+}
+
+/// Bytes of the mappings that are as large as the stack of a call, each of which has its guard page before it.
+fn stacks(smaps: &str) -> u64 {
+    let (mut is_stack, mut kib) = (false, 0);
+    for line in smaps.lines() {
+        if let Some(resident) = line.strip_prefix("Rss:") {
+            let resident = resident.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok());
+            kib += resident.filter(|_| is_stack).unwrap_or_default();
+        } else if let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
+            let [from, to] = [from, to].map(|end| u64::from_str_radix(end, 16).unwrap_or_default());
+            is_stack = to.checked_sub(from) == Some(STACK as u64) && line.split_whitespace().count() == 5;
+        }
+    }
+    kib * 1024
 }
 
 /// How often the memory of the process is looked at.
@@ -135,4 +158,19 @@ impl Neighbours {
 pub(super) fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     took.get(took.len().saturating_sub(1) * 99 / 100).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stacks_are_told_from_other_mappings() {
+        let smaps = "7f0000000000-7f0000200000 rw-p 00000000 00:00 0 \nSize: 2048 kB\nRss:       12 kB\nPss: 12 kB\n\
+            7f0000201000-7f0000401000 rw-p 00000000 00:00 0\nRss: 600 kB\n\
+            7f0000401000-7f0000800000 rw-p 00000000 00:00 0\nRss: 4000 kB\n\
+            7f0000800000-7f0000a00000 r--p 00000000 fd:00 42    /usr/lib/some.so\nRss: 2000 kB\n";
+        assert_eq!(stacks(smaps), 612 * 1024);
+        assert_eq!(stacks("nothing of\nthe kind-"), 0);
+    }
 }
