@@ -71,7 +71,7 @@ pub(crate) mod script {
     wasmtime::component::bindgen!({
         path: "wit/script",
         world: "isopod:script/interpreter",
-        imports: { "isopod:script/host.wait": async | trappable, default: trappable },
+        imports: { default: trappable },
         exports: { default: async },
     });
 }

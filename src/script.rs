@@ -6,9 +6,11 @@ use crate::capability::functions::Caller;
 use crate::capability::{Binding, Bound, Clocks, Grant, Policy, Random, script};
 use crate::engine::entry::Entry;
 use crate::engine::export::Exports;
-use crate::engine::lease::{self, Blueprint};
-use crate::engine::script::{Interpreter, Program, Script};
+use crate::engine::lease::{self, Blueprint, Lease};
+pub use crate::engine::script::Language;
+use crate::engine::script::{Fit, Interpreter, Program, Script, Workshop};
 use crate::engine::stock::Stock;
+use crate::engine::trap::Fault;
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{self, Function, Kind, Parts};
 use crate::host::{self, Host};
@@ -18,15 +20,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::{OnceCell, Semaphore};
 
-/// What a script is written in.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Language {
-    /// JavaScript as QuickJS-ng has it, ECMAScript 2024 and more: modules, async functions, BigInt, regular expressions
-    /// with Unicode. There is no `Intl`, no `WebAssembly` and no `SharedArrayBuffer`; `eval` and `new Function` only
-    /// [where you say so](ScriptBuilder::eval).
-    JavaScript,
-}
+/// What scripts find besides the language, for editors and for the compiler of TypeScript that checks them: the text of a
+/// declaration file, `isopod.d.ts`.
+pub const SCRIPT_TYPES: &str = include_str!("script/isopod.d.ts");
 
 /// The interpreter of JavaScript: see `guests/script`.
 const JAVASCRIPT: &[u8] = include_bytes!("script/javascript.wasm");
@@ -38,7 +34,8 @@ impl Host {
     ///
     /// The source is one module with `export default function (input, context) { .. }`, or an `async` one. `input` is what
     /// [`call`](Function::call) is given, as JSON; what the function gives goes back as JSON. Bytes alone, as by
-    /// `serde_bytes`, are a `Uint8Array`, both ways. `context` has `function`, `tenant` and `callId`. `console` writes to the call's [log](crate::Output::log).
+    /// `serde_bytes`, are a `Uint8Array`, both ways. `context` has `function`, `tenant` and `callId`. `console` writes to the
+    /// call's [log](crate::Output::log). What else a script finds is declared in [`SCRIPT_TYPES`].
     ///
     /// Each call runs the whole module anew, in an instance of the interpreter that nobody used before: no call finds what
     /// another left, and the time at the top level is that of the call.
@@ -55,10 +52,10 @@ impl Host {
     /// # Ok(()) }
     /// ```
     pub fn script(&self, name: impl Into<Arc<str>>, language: Language, source: impl Into<Vec<u8>>) -> ScriptBuilder {
-        let Language::JavaScript = language;
         ScriptBuilder {
             host: self.clone(),
             name: name.into(),
+            language,
             source: source.into(),
             limits: Limits::default(),
             grants: Vec::new(),
@@ -74,6 +71,7 @@ impl Host {
 pub struct ScriptBuilder {
     host: Host,
     name: Arc<str>,
+    language: Language,
     source: Vec<u8>,
     limits: Limits,
     grants: Vec<Grant>,
@@ -90,8 +88,11 @@ impl ScriptBuilder {
         self
     }
 
-    /// Permission for one capability. Those that have an effect on a script are [`Clocks`](crate::Clocks),
-    /// [`Random`](crate::Random) and [`Log`](crate::Log).
+    /// Permission for one capability. Those that have an effect on a script are [`Http`](crate::Http), of which it sends
+    /// requests by `fetch`, [`KeyValue`](crate::KeyValue) (`kv`), [`Secrets`](crate::Secrets) (`secrets`),
+    /// [`Config`](crate::Config) (`config`), [`Functions`](crate::Functions) (`call`), [`Clocks`](crate::Clocks),
+    /// [`Random`](crate::Random) and [`Log`](crate::Log). What it does without a grant throws, and is a
+    /// [`Denial`](crate::Denial).
     pub fn grant(mut self, grant: impl Into<Grant>) -> ScriptBuilder {
         self.grants.push(grant.into());
         self
@@ -158,8 +159,8 @@ impl ScriptBuilder {
         }
         let source = text(self.source)?;
         let interpreter = host.interpreters.get(limits.fuel.is_some(), &host).await?;
-        let Blueprint { engine, pre, width, starts, .. } = &interpreter.blueprint;
-        load::fits(&interpreter.component, *width, &limits, host.engines.sizes)?;
+        let Blueprint { engine, pre, width, starts, .. } = &interpreter.workshop.blueprint;
+        load::fits(&interpreter.workshop.component, *width, &limits, host.engines.sizes)?;
         if let Some(prewarm) = self.prewarm {
             function::has_room(prewarm, *width, &host)?;
         }
@@ -167,12 +168,16 @@ impl ScriptBuilder {
             Some(seed) => (Clocks::simulated(SystemTime::UNIX_EPOCH), Random::seeded(seed)),
             None => (host.clocks.clone(), host.random.clone()),
         };
-        let bound = bind(&host, &self.name, self.grants, &limits, &clocks, &random)?;
-        let program = compile(source, &interpreter, &host).await?;
+        let bound = {
+            let (host, name, grants, limits) = (Arc::clone(&host), Arc::clone(&self.name), self.grants, limits.clone());
+            // Secrets are read where blocking is allowed.
+            crate::blocking::unblock(move || bind(&host, &name, grants, &limits, &clocks, &random)).await?
+        };
+        let program = compile(source, self.language, &interpreter, &host).await?;
         let blueprint = Blueprint {
             engine: Arc::clone(engine),
             pre: pre.clone(),
-            fuel_interval: lease::fuel_interval(&interpreter.component),
+            fuel_interval: lease::fuel_interval(&interpreter.workshop.component),
             tick: host.ticker.tick(),
             imports: None,
             prepare: None,
@@ -183,7 +188,7 @@ impl ScriptBuilder {
         };
         let probe = self.prewarm.map(|_| pre.clone());
         let stock = self.prewarm.map(|prewarm| Stock::new(prewarm, Arc::new(blueprint.bound.early())));
-        let entry = Entry::Script(Script::new(Arc::clone(&interpreter), program, self.eval));
+        let entry = Entry::Script(Script::new(Arc::clone(&interpreter), self.language, program, self.eval));
         let Self { name, callable, .. } = self;
         let (kind, exports) = (Kind::Script, Exports::default());
         let parts = Parts { name, host, blueprint, stock, reuse: None, kind, entry, exports, probe, callable };
@@ -204,7 +209,7 @@ impl Function {
                 let text = "`update` is for scripts; load the component again under the same name";
                 return Err(Error::new(ErrorKind::Misuse, text));
             };
-            let program = compile(text(source.into())?, script.interpreter(), &inner.host).await?;
+            let program = compile(text(source.into())?, script.language, script.interpreter(), &inner.host).await?;
             script.replace(program);
             Ok(())
         };
@@ -235,22 +240,39 @@ fn text(source: Vec<u8>) -> Result<String> {
     Ok(text)
 }
 
-/// Has an interpreter compile it, in an instance that ends with it.
-async fn compile(source: String, interpreter: &Interpreter, host: &Arc<host::Inner>) -> Result<Program> {
+/// Has an interpreter compile it.
+async fn compile(
+    source: String,
+    language: Language,
+    interpreter: &Interpreter,
+    host: &Arc<host::Inner>,
+) -> Result<Program> {
     // It is never closed.
     let _place = host.interpreters.places.acquire().await;
-    let limits = &interpreter.blueprint.limits;
-    let Some(mut lease) = interpreter.workshop(&host.slots, host.clock.now().plus(limits.deadline)) else {
+    let code = match language {
+        Language::JavaScript => {
+            work_in(&interpreter.workshop, host, async |lease| interpreter.compile(lease, &source).await).await?
+        }
+    };
+    Ok(Program { source: source.into(), code })
+}
+
+/// Has something done with a source, under the limits of the workshop.
+async fn work_in<R>(
+    workshop: &Workshop,
+    host: &Arc<host::Inner>,
+    work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
+) -> Result<R> {
+    let limits = &workshop.blueprint.limits;
+    let Some(mut lease) = workshop.open(&host.slots, host.clock.now().plus(limits.deadline)) else {
         let text = "every slot is taken, and compiling a script needs one; try again later";
         return Err(Error::new(ErrorKind::Overloaded, text));
     };
-    let work = async |lease: &mut lease::Lease| interpreter.compile(lease, &source).await;
-    let compiled = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await;
-    let (code, _) = compiled.map_err(|error| match error.kind() {
+    let done = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await;
+    done.map(|(made, _)| made).map_err(|error| match error.kind() {
         ErrorKind::InvalidScript | ErrorKind::Internal => error,
         kind => Error::new(kind, "the source takes more to compile than it may; make it shorter or less nested"),
-    })?;
-    Ok(Program { source: source.into(), code })
+    })
 }
 
 fn bind(
@@ -301,22 +323,27 @@ impl Default for Interpreters {
 impl Interpreters {
     /// Loaded now, if this is the first script.
     async fn get(&self, fuel: bool, host: &Arc<host::Inner>) -> Result<Arc<Interpreter>> {
-        let load = || async {
-            let host = Arc::clone(host);
-            crate::blocking::unblock(move || interpreter(fuel, &host)).await
-        };
+        let load = || fit(JAVASCRIPT, fuel, host, |fit| Interpreter::new(fit).map(Arc::new));
         self.made[usize::from(fuel)].get_or_try_init(load).await.cloned()
     }
 }
 
-fn interpreter(fuel: bool, host: &Arc<host::Inner>) -> Result<Arc<Interpreter>> {
-    let limits = Limits::default();
-    let limits = if fuel { limits.fuel(u64::MAX) } else { limits };
-    let limits = limits.resolve()?;
-    let loaded = load::load(Source::Bytes(JAVASCRIPT.to_vec()), Some(Trust::Own.into()), &limits, host)?;
-    let Loaded { engine, component, width, starts, .. } = loaded;
-    let name = Arc::from("the interpreter");
-    let bound = bind(host, &name, Vec::new(), &limits, &host.clocks, &host.random)?;
-    let tick = host.ticker.tick();
-    Ok(Arc::new(Interpreter::new(engine, component, width, starts, limits, Arc::new(bound), tick)?))
+/// Loads a guest of isopod's own.
+async fn fit<G: Send + 'static>(
+    component: &'static [u8],
+    fuel: bool,
+    host: &Arc<host::Inner>,
+    make: fn(Fit) -> Result<G>,
+) -> Result<G> {
+    let host = Arc::clone(host);
+    crate::blocking::unblock(move || {
+        let limits = Limits::default();
+        let limits = if fuel { limits.fuel(u64::MAX) } else { limits };
+        let limits = limits.resolve()?;
+        let loaded = load::load(Source::Bytes(component.to_vec()), Some(Trust::Own.into()), &limits, &host)?;
+        let Loaded { engine, component, width, starts, .. } = loaded;
+        let bound = bind(&host, &Arc::from("the interpreter"), Vec::new(), &limits, &host.clocks, &host.random)?;
+        make(Fit { engine, component, width, starts, limits, bound: Arc::new(bound), tick: host.ticker.tick() })
+    })
+    .await
 }

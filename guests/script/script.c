@@ -148,11 +148,108 @@ static struct task {
 } *tasks;
 static size_t task_count, task_room;
 
-static JSValue js_sleep(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
-    double ms;
-    if (JS_ToFloat64(ctx, &ms, argv[0])) return JS_EXCEPTION;
-    if (!(ms > 0)) ms = 0;
-    if (ms > 1e12) ms = 1e12;
+// Copies of what a script gives, to be freed with the task. What is no text is made one.
+static bool take_text(JSValueConst from, interpreter_string_t *to) {
+    size_t len;
+    const char *text = JS_ToCStringLen(ctx, &len, from);
+    if (!text) return false;
+    if (len && !(to->ptr = malloc(len))) {
+        JS_FreeCString(ctx, text);
+        JS_ThrowOutOfMemory(ctx);
+        return false;
+    }
+    memcpy(to->ptr, text, len);
+    mend((char *)to->ptr, len);
+    to->len = len;
+    JS_FreeCString(ctx, text);
+    return true;
+}
+
+static bool take_optional(JSValueConst from, interpreter_option_string_t *to) {
+    to->is_some = !JS_IsUndefined(from) && !JS_IsNull(from);
+    return !to->is_some || take_text(from, &to->val);
+}
+
+static bool take_bytes(JSValueConst from, interpreter_list_u8_t *to) {
+    size_t len;
+    uint8_t *bytes = JS_GetUint8Array(ctx, &len, from);
+    if (!bytes && len) return false;
+    if (len && !(to->ptr = malloc(len))) {
+        JS_ThrowOutOfMemory(ctx);
+        return false;
+    }
+    memcpy(to->ptr, bytes, len);
+    to->len = len;
+    return true;
+}
+
+// Names and values of headers in turn.
+static bool take_headers(JSValueConst from, interpreter_list_tuple2_string_string_t *to) {
+    int64_t len;
+    if (JS_GetLength(ctx, from, &len)) return false;
+    if (len < 2) return true;
+    if (!(to->ptr = calloc(len / 2, sizeof *to->ptr))) {
+        JS_ThrowOutOfMemory(ctx);
+        return false;
+    }
+    for (int64_t i = 0; i + 1 < len; i += 2) {
+        to->len = i / 2 + 1;
+        JSValue name = JS_GetPropertyUint32(ctx, from, i), value = JS_GetPropertyUint32(ctx, from, i + 1);
+        bool taken = take_text(name, &to->ptr[i / 2].f0) && take_text(value, &to->ptr[i / 2].f1);
+        JS_FreeValue(ctx, name);
+        JS_FreeValue(ctx, value);
+        if (!taken) return false;
+    }
+    return true;
+}
+
+// What it is that is to be begun; `given` is as `prelude.js` has it.
+static bool take_task(int32_t kind, JSValueConst *given, isopod_script_tasks_task_t *task) {
+    task->tag = kind;
+    switch (kind) {
+        case ISOPOD_SCRIPT_TASKS_TASK_SLEEP: {
+            double ms;
+            if (JS_ToFloat64(ctx, &ms, given[0])) return false;
+            task->val.sleep = !(ms > 0) ? 0 : ms > 1e12 ? 1e18 : ms * 1e6;
+            return true;
+        }
+        case ISOPOD_SCRIPT_TASKS_TASK_FETCH: {
+            isopod_script_tasks_request_t *request = &task->val.fetch;
+            request->body.is_some = !JS_IsNull(given[3]);
+            return take_text(given[0], &request->method) && take_text(given[1], &request->url) &&
+                   take_headers(given[2], &request->headers) &&
+                   (!request->body.is_some || take_bytes(given[3], &request->body.val));
+        }
+        case ISOPOD_SCRIPT_TASKS_TASK_READ: return !JS_ToUint32(ctx, &task->val.read, given[0]);
+        case ISOPOD_SCRIPT_TASKS_TASK_GET:
+            return take_optional(given[0], &task->val.get.bucket) && take_text(given[1], &task->val.get.key);
+        case ISOPOD_SCRIPT_TASKS_TASK_SET:
+            return take_optional(given[0], &task->val.set.f0.bucket) && take_text(given[1], &task->val.set.f0.key) &&
+                   take_bytes(given[2], &task->val.set.f1);
+        case ISOPOD_SCRIPT_TASKS_TASK_DELETE:
+            return take_optional(given[0], &task->val.delete_.bucket) && take_text(given[1], &task->val.delete_.key);
+        case ISOPOD_SCRIPT_TASKS_TASK_INCREMENT:
+            return take_optional(given[0], &task->val.increment.f0.bucket) &&
+                   take_text(given[1], &task->val.increment.f0.key) &&
+                   !JS_ToInt64(ctx, &task->val.increment.f1, given[2]);
+        case ISOPOD_SCRIPT_TASKS_TASK_SCAN:
+            return take_optional(given[0], &task->val.scan.bucket) && take_optional(given[1], &task->val.scan.prefix) &&
+                   take_optional(given[2], &task->val.scan.after);
+        case ISOPOD_SCRIPT_TASKS_TASK_EQUALS:
+            return take_text(given[0], &task->val.equals.f0) && take_bytes(given[1], &task->val.equals.f1);
+        case ISOPOD_SCRIPT_TASKS_TASK_REVEAL: return take_text(given[0], &task->val.reveal);
+        case ISOPOD_SCRIPT_TASKS_TASK_CALL:
+            return take_text(given[0], &task->val.call.function) && take_text(given[1], &task->val.call.export_) &&
+                   take_text(given[2], &task->val.call.arguments);
+    }
+    JS_ThrowInternalError(ctx, "there is no such task");
+    return false;
+}
+
+// `begin(kind, done, ...)`: `done` is called with what came of it, or with a name and a message.
+static JSValue js_begin(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    int32_t kind;
+    if (JS_ToInt32(ctx, &kind, argv[0])) return JS_EXCEPTION;
     if (task_count == task_room) {
         size_t room = task_room ? task_room * 2 : 16;
         struct task *more = realloc(tasks, room * sizeof *tasks);
@@ -160,22 +257,80 @@ static JSValue js_sleep(JSContext *ctx, JSValueConst this, int argc, JSValueCons
         tasks = more;
         task_room = room;
     }
+    isopod_script_tasks_task_t task;
+    memset(&task, 0, sizeof task);
     uint32_t id;
-    if (!isopod_script_host_sleep(ms * 1e6, &id)) return JS_ThrowRangeError(ctx, "too much is under way at once");
+    bool taken = take_task(kind, argv + 2, &task), begun = taken && isopod_script_tasks_begin(&task, &id);
+    isopod_script_tasks_task_free(&task);
+    if (!taken) return JS_EXCEPTION;
+    if (!begun) return JS_ThrowRangeError(ctx, "too much is under way at once");
     tasks[task_count++] = (struct task){id, JS_DupValue(ctx, argv[1])};
     return JS_NewUint32(ctx, id);
+}
+
+static JSValue text_value(const interpreter_string_t *text) {
+    return JS_NewStringLen(ctx, (const char *)text->ptr, text->len);
+}
+
+static JSValue texts_value(const interpreter_list_string_t *texts) {
+    JSValue array = JS_NewArray(ctx);
+    for (size_t i = 0; i < texts->len; i++) JS_SetPropertyUint32(ctx, array, i, text_value(&texts->ptr[i]));
+    return array;
+}
+
+// What came of a task, as arguments of its `done`.
+static int outcome_values(isopod_script_tasks_outcome_t *outcome, JSValue *values) {
+    switch (outcome->tag) {
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_FAILED:
+            values[0] = JS_NULL;
+            values[1] = text_value(&outcome->val.failed.name);
+            values[2] = text_value(&outcome->val.failed.message);
+            return 3;
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_RESPONSE: {
+            isopod_script_tasks_response_t *response = &outcome->val.response;
+            JSValue headers = JS_NewArray(ctx);
+            for (size_t i = 0; i < response->headers.len; i++) {
+                JS_SetPropertyUint32(ctx, headers, 2 * i, text_value(&response->headers.ptr[i].f0));
+                JS_SetPropertyUint32(ctx, headers, 2 * i + 1, text_value(&response->headers.ptr[i].f1));
+            }
+            values[0] = JS_NewObject(ctx);
+            JS_SetPropertyStr(ctx, values[0], "status", JS_NewInt32(ctx, response->status));
+            JS_SetPropertyStr(ctx, values[0], "headers", headers);
+            JS_SetPropertyStr(ctx, values[0], "body", JS_NewUint32(ctx, response->body));
+            return 1;
+        }
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_BYTES:
+            values[0] = JS_NewUint8ArrayCopy(ctx, outcome->val.bytes.ptr, outcome->val.bytes.len);
+            return 1;
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_NUMBER: values[0] = JS_NewInt64(ctx, outcome->val.number); return 1;
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_TRUTH: values[0] = JS_NewBool(ctx, outcome->val.truth); return 1;
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_PAGE:
+            values[0] = JS_NewObject(ctx);
+            JS_SetPropertyStr(ctx, values[0], "keys", texts_value(&outcome->val.page.keys));
+            JS_SetPropertyStr(ctx, values[0], "more", JS_NewBool(ctx, outcome->val.page.more));
+            return 1;
+        case ISOPOD_SCRIPT_TASKS_OUTCOME_JSON: values[0] = text_value(&outcome->val.json); return 1;
+        default: values[0] = JS_NULL; return 1;
+    }
 }
 
 static JSValue js_cancel(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
     uint32_t id;
     if (JS_ToUint32(ctx, &id, argv[0])) return JS_EXCEPTION;
-    isopod_script_host_cancel(id);
+    isopod_script_tasks_cancel(id);
     for (size_t i = 0; i < task_count; i++) {
         if (tasks[i].id != id) continue;
         JS_FreeValue(ctx, tasks[i].done);
         tasks[i] = tasks[--task_count];
         break;
     }
+    return JS_UNDEFINED;
+}
+
+static JSValue js_discard(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    uint32_t body;
+    if (JS_ToUint32(ctx, &body, argv[0])) return JS_EXCEPTION;
+    isopod_script_tasks_discard(body);
     return JS_UNDEFINED;
 }
 
@@ -189,17 +344,22 @@ static bool settle(JSValue promise, failure_t *to) {
         }
         if (ran < 0) return threw(to, INTERPRETER_CAUSE_THROWN);
         if (JS_PromiseState(ctx, promise) != JS_PROMISE_PENDING) return true;
-        uint32_t id;
-        if (!isopod_script_host_wait(&id)) {
+        isopod_script_tasks_tuple2_u32_outcome_t over;
+        if (!isopod_script_tasks_wait(&over)) {
             fail(to, INTERPRETER_CAUSE_STUCK, "Error", "it awaits a promise that nothing can settle any more");
             return false;
         }
         for (size_t i = 0; i < task_count; i++) {
-            if (tasks[i].id != id) continue;
-            JSValue done = tasks[i].done;
+            if (tasks[i].id != over.f0) continue;
+            JSValue done = tasks[i].done, values[3];
             tasks[i] = tasks[--task_count];
-            JSValue gave = JS_Call(ctx, done, JS_UNDEFINED, 0, NULL);
+            int count = outcome_values(&over.f1, values);
+            isopod_script_tasks_outcome_free(&over.f1);
+            for (int at = 0; at < count; at++)
+                if (JS_IsException(values[at])) return threw(to, INTERPRETER_CAUSE_OUT_OF_MEMORY);
+            JSValue gave = JS_Call(ctx, done, JS_UNDEFINED, count, values);
             if (JS_IsException(gave)) return threw(to, INTERPRETER_CAUSE_THROWN);
+            while (count) JS_FreeValue(ctx, values[--count]);
             JS_FreeValue(ctx, gave);
             JS_FreeValue(ctx, done);
             break;
@@ -261,6 +421,57 @@ static JSValue js_context(JSContext *ctx, JSValueConst this, int argc, JSValueCo
     return object;
 }
 
+// A text by its name, or null.
+static JSValue look_up(JSValueConst name, bool (*find)(interpreter_string_t *, interpreter_string_t *)) {
+    interpreter_string_t key = {0}, found;
+    if (!take_text(name, &key)) return JS_EXCEPTION;
+    bool known = find(&key, &found);
+    interpreter_string_free(&key);
+    if (!known) return JS_NULL;
+    JSValue text = text_value(&found);
+    interpreter_string_free(&found);
+    return text;
+}
+
+static JSValue js_config(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    return look_up(argv[0], isopod_script_host_config);
+}
+
+static JSValue js_secret(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    return look_up(argv[0], isopod_script_host_secret);
+}
+
+static JSValue parts_value(bool is_url, interpreter_list_string_t *parts) {
+    if (!is_url) return JS_NULL;
+    JSValue array = texts_value(parts);
+    interpreter_list_string_free(parts);
+    return array;
+}
+
+static JSValue js_url(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    interpreter_string_t text = {0};
+    interpreter_option_string_t base = {0};
+    JSValue url = JS_EXCEPTION;
+    if (take_text(argv[0], &text) && take_optional(argv[1], &base)) {
+        interpreter_list_string_t parts;
+        url = parts_value(isopod_script_host_url(&text, base.is_some ? &base.val : NULL, &parts), &parts);
+    }
+    interpreter_string_free(&text);
+    interpreter_option_string_free(&base);
+    return url;
+}
+
+static JSValue js_with_part(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    interpreter_string_t texts[3] = {{0}};
+    JSValue url = JS_EXCEPTION;
+    if (take_text(argv[0], &texts[0]) && take_text(argv[1], &texts[1]) && take_text(argv[2], &texts[2])) {
+        interpreter_list_string_t parts;
+        url = parts_value(isopod_script_host_with_part(&texts[0], &texts[1], &texts[2], &parts), &parts);
+    }
+    for (int i = 0; i < 3; i++) interpreter_string_free(&texts[i]);
+    return url;
+}
+
 static JSValue js_encode(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
     size_t len;
     const char *text = JS_ToCStringLen(ctx, &len, argv[0]);
@@ -308,10 +519,15 @@ static JSValue js_clone(JSContext *ctx, JSValueConst this, int argc, JSValueCons
 
 static const JSCFunctionListEntry NATIVE[] = {
     JS_CFUNC_DEF("log", 2, js_log),
-    JS_CFUNC_DEF("sleep", 2, js_sleep),
+    JS_CFUNC_DEF("begin", 6, js_begin),
     JS_CFUNC_DEF("cancel", 1, js_cancel),
+    JS_CFUNC_DEF("discard", 1, js_discard),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("context", 0, js_context),
+    JS_CFUNC_DEF("config", 1, js_config),
+    JS_CFUNC_DEF("secret", 1, js_secret),
+    JS_CFUNC_DEF("url", 2, js_url),
+    JS_CFUNC_DEF("withPart", 3, js_with_part),
     JS_CFUNC_DEF("encode", 1, js_encode),
     JS_CFUNC_DEF("decode", 2, js_decode),
     JS_CFUNC_DEF("clone", 1, js_clone),

@@ -19,7 +19,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::WasiCtxBuilder;
-use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::WasiHttpCtx;
 
 /// A function's grants in the form its calls use.
@@ -35,7 +34,7 @@ pub(crate) struct Bound {
     pub max_random: u64,
     pub egress: Option<Arc<Egress>>,
     pub keyring: Option<Arc<Keyring>>,
-    pub(super) config: Option<WasiConfigVariables>,
+    pub(super) config: Option<config::Settings>,
     pub(super) callable: Option<Callable>,
     pub max_depth: u32,
     pub max_calls: u32,

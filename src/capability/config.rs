@@ -3,6 +3,7 @@
 use super::{Reach, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::sanitise;
+use std::collections::HashMap;
 use std::env::VarError;
 use std::sync::LazyLock;
 use wasmtime::component::Linker;
@@ -35,8 +36,16 @@ impl Config {
     }
 }
 
-pub(super) fn bind(grants: &[Config]) -> Result<WasiConfigVariables> {
-    let mut settings = WasiConfigVariables::new();
+/// The settings of one function.
+#[derive(Default)]
+pub(super) struct Settings {
+    known: HashMap<String, String>,
+    /// The same, for linkers.
+    wasi: WasiConfigVariables,
+}
+
+pub(super) fn bind(grants: &[Config]) -> Result<Settings> {
+    let mut settings = Settings::default();
     for (index, Config { key, value }) in grants.iter().enumerate() {
         let shown = sanitise(key, 64);
         let misuse = |why: &str| Err(Error::new(ErrorKind::Misuse, format!("the grant Config of \"{shown}\" {why}")));
@@ -51,7 +60,8 @@ pub(super) fn bind(grants: &[Config]) -> Result<WasiConfigVariables> {
                 Err(VarError::NotUnicode(_)) => return misuse("cannot be kept: the variable in the host is not UTF-8"),
             },
         };
-        settings.insert(key, value);
+        settings.wasi.insert(key, &value);
+        settings.known.insert(key.clone(), value);
     }
     Ok(settings)
 }
@@ -64,8 +74,13 @@ pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
 }
 
 impl View {
+    /// The value of a setting, if it was granted.
+    pub(super) fn setting(&self, name: &str) -> Option<String> {
+        self.bound.config.as_ref()?.known.get(name).cloned()
+    }
+
     fn config(&mut self) -> WasiConfig<'_> {
         static NONE: LazyLock<WasiConfigVariables> = LazyLock::new(WasiConfigVariables::new);
-        WasiConfig::from(self.bound.config.as_ref().unwrap_or(&NONE))
+        WasiConfig::from(self.bound.config.as_ref().map_or(&*NONE, |settings| &settings.wasi))
     }
 }

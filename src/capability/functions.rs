@@ -4,7 +4,7 @@
 //! depth; and what a called function uses of time or fuel is used of its caller's too. A function that calls itself, or
 //! two that call each other, end at the depth.
 
-use super::{Bound, Reach};
+use super::{Bound, Reach, View};
 use crate::bindings::capabilities::isopod::function::functions as wit;
 use crate::clock::Nanos;
 use crate::denial::Denial;
@@ -198,23 +198,10 @@ async fn call<T: Reach>(
     export: String,
     arguments: &str,
 ) -> wasmtime::Result<Result<String, wit::Error>> {
-    let view = store.data_mut().view();
-    let bound = Arc::clone(&view.bound);
-    let Some(grant) = granted(&bound, function) else {
-        let denial = denial(&bound, function);
-        let text = denial.rule().to_owned();
-        view.denials.push(denial);
-        return Ok(Err(wit::Error::Denied(text)));
+    let answer = match parse(store.data_mut().view(), function, arguments) {
+        Ok((grant, arguments)) => ask(store, &grant, export, arguments).await?,
+        Err(unanswered) => Err(unanswered),
     };
-    if arguments.bytes().filter(|byte| b"{[,".contains(byte)).count() > MAX_VALUES {
-        let text = format!("the arguments have more than {MAX_VALUES} values; pass bytes as base64");
-        return Ok(Err(wit::Error::Invalid(text)));
-    }
-    let arguments = match serde_json::from_str(arguments) {
-        Ok(arguments) => arguments,
-        Err(e) => return Ok(Err(wit::Error::Invalid(format!("the arguments are no JSON: {e}")))),
-    };
-    let answer = ask(store, grant, export, arguments).await?;
     Ok(answer.map(|value| value.to_string()).map_err(|unanswered| match unanswered.kind {
         ErrorKind::Denied => wit::Error::Denied(unanswered.text),
         ErrorKind::WrongExport | ErrorKind::WrongArguments => wit::Error::Invalid(unanswered.text),
@@ -247,42 +234,73 @@ pub(crate) async fn ask<T: Reach>(
     export: String,
     arguments: Value,
 ) -> wasmtime::Result<Result<Value, Unanswered>> {
-    let (tree, deadline) = store.data_mut().place();
-    let tree = match tree.branch() {
-        Ok(tree) => tree,
-        Err(unanswered) => return Ok(Err(unanswered)),
-    };
-    let view = store.data_mut().own_view();
-    let (bound, tenant) = (Arc::clone(&view.bound), view.tenant.clone());
-    let Some(callable) = &bound.callable else {
-        return Ok(Err(Unanswered { kind: ErrorKind::Denied, text: "no function is granted".to_owned() }));
-    };
     // An error says that this engine does not count.
     let fuel = store.get_fuel().ok();
+    let answering = match begin(store.data_mut(), grant, export, arguments, fuel) {
+        Ok(answering) => answering,
+        Err(unanswered) => return Ok(Err(unanswered)),
+    };
+    let (answer, used) = answering.await;
+    if let Some(fuel) = fuel {
+        store.set_fuel(fuel.saturating_sub(used))?;
+    }
+    Ok(answer)
+}
+
+/// The same as something that goes on by itself: it gives the answer, and the fuel that it used of the `fuel` that the caller
+/// has.
+pub(super) fn begin<T: Reach>(
+    caller: &mut T,
+    grant: &Functions,
+    export: String,
+    arguments: Value,
+    fuel: Option<u64>,
+) -> Result<impl Future<Output = (Result<Value, Unanswered>, u64)> + Send + use<T>, Unanswered> {
+    let (tree, deadline) = caller.place();
+    let tree = tree.branch()?;
+    let view = caller.own_view();
+    let (tenant, denials) = (view.tenant.clone(), view.denials.clone());
+    let Some(callable) = &view.bound.callable else {
+        return Err(Unanswered { kind: ErrorKind::Denied, text: "no function is granted".to_owned() });
+    };
     let foreign = grant.tenant.is_some() && grant.tenant != tenant;
+    let (caller, function) = (Arc::clone(&callable.caller), Arc::clone(&grant.name));
     let ask = Ask {
-        function: Arc::clone(&grant.name),
+        function: Arc::clone(&function),
         export,
         arguments,
         tenant: grant.tenant.clone().or(tenant),
         within: Within { tree, deadline, fuel },
     };
-    let answer = callable.caller.call(ask).await;
-    if let Err(Failure::Missing) = &answer.result {
-        let denial = Denial::new(
-            &format!("function {}", quoted(&sanitise(&grant.name, 64))),
-            "no callable function has that name now",
-        );
-        store
-            .data_mut()
-            .own_view()
-            .denials
-            .push(denial.allowed_by("`.callable()` where it is loaded, and a handle of it that is kept", None));
+    Ok(async move {
+        let Answer { result, fuel } = caller.call(ask).await;
+        if let Err(Failure::Missing) = &result {
+            let denial = Denial::new(
+                &format!("function {}", quoted(&sanitise(&function, 64))),
+                "no callable function has that name now",
+            );
+            denials.push(denial.allowed_by("`.callable()` where it is loaded, and a handle of it that is kept", None));
+        }
+        (result.map_err(|failure| explain(failure, &function, foreign)), fuel)
+    })
+}
+
+/// What a guest asks for by names and JSON: the grant, and the arguments.
+pub(super) fn parse(view: &View, function: &str, arguments: &str) -> Result<(Functions, Value), Unanswered> {
+    let Some(grant) = granted(&view.bound, function) else {
+        let denial = denial(&view.bound, function);
+        let text = denial.rule().to_owned();
+        view.denials.push(denial);
+        return Err(Unanswered { kind: ErrorKind::Denied, text });
+    };
+    let invalid = |text| Unanswered { kind: ErrorKind::WrongArguments, text };
+    if arguments.bytes().filter(|byte| b"{[,".contains(byte)).count() > MAX_VALUES {
+        return Err(invalid(format!("the arguments have more than {MAX_VALUES} values; pass bytes as base64")));
     }
-    if let Some(fuel) = fuel {
-        store.set_fuel(fuel.saturating_sub(answer.fuel))?;
+    match serde_json::from_str(arguments) {
+        Ok(arguments) => Ok((grant.clone(), arguments)),
+        Err(e) => Err(invalid(format!("the arguments are no JSON: {e}"))),
     }
-    Ok(answer.result.map_err(|failure| explain(failure, &grant.name, foreign)))
 }
 
 fn granted<'a>(bound: &'a Bound, function: &str) -> Option<&'a Functions> {

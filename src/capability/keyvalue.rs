@@ -175,6 +175,8 @@ impl fmt::Debug for KeyValue {
     }
 }
 
+/// What a bucket is called in advice that the guest did not name.
+const UNNAMED: &str = "state";
 /// Bytes of a bucket's name.
 const MAX_NAME: usize = 256;
 /// Bytes of a key: some paths or urls. Keys are kept in the host while a guest pages through them.
@@ -232,7 +234,7 @@ impl Access {
     }
 
     /// What a guest is told when the store fails. The store's own words are for the host's people.
-    fn failed(&mut self, error: &io::Error) -> &'static str {
+    pub(super) fn failed(&mut self, error: &io::Error) -> &'static str {
         if !std::mem::replace(&mut self.told, true) {
             tracing::error!(error = %sanitise(&error.to_string(), 512), "the key-value store failed");
         }
@@ -247,7 +249,7 @@ pub(crate) struct Host<'a> {
 }
 
 /// Where one operation works.
-struct At {
+pub(super) struct At {
     buckets: Arc<Buckets>,
     grant: usize,
     space: Space,
@@ -262,17 +264,41 @@ impl At {
         Batch::new().within(&self.space, self.grant().most())
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, Failure> {
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, Failure> {
         Ok(self.buckets.store.kv().get(&self.space, key.as_bytes()).await?)
+    }
+
+    pub(super) async fn set(&self, key: String, value: Vec<u8>) -> Result<(), Failure> {
+        self.check_value(&value)?;
+        self.commit(self.batch().set(&self.space, key, value)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, keys: Vec<String>) -> Result<(), Failure> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.commit(keys.into_iter().fold(Batch::new(), |batch, key| batch.delete(&self.space, key))).await?;
+        Ok(())
+    }
+
+    pub(super) async fn add(&self, key: String, delta: i64) -> Result<i64, Failure> {
+        let sums = self.commit(self.batch().add(&self.space, key, delta)).await?;
+        sums.first().copied().ok_or_else(|| io::Error::other("it gave no sum").into())
     }
 
     async fn commit(&self, batch: Batch) -> Result<Vec<i64>, Refused> {
         Ok(self.buckets.store.kv().commit(batch).await?.sums)
     }
 
-    /// The keys of a page after `after`, and whether there are more.
-    async fn page(&self, after: Option<&[u8]>) -> Result<(Vec<String>, Option<Bytes>), Failure> {
-        let found = self.buckets.store.kv().list(&self.space, self.grant().prefix.as_bytes(), after, MAX_KEYS).await;
+    /// The keys of a page after `after` that begin with `prefix`, or with that of the grant; and the last, if there are more.
+    pub(super) async fn page(
+        &self,
+        prefix: Option<&str>,
+        after: Option<&[u8]>,
+    ) -> Result<(Vec<String>, Option<Bytes>), Failure> {
+        let prefix = prefix.unwrap_or(&self.grant().prefix).as_bytes();
+        let found = self.buckets.store.kv().list(&self.space, prefix, after, MAX_KEYS).await;
         let found = found?;
         let last = (found.len() == MAX_KEYS).then(|| found.last().cloned()).flatten();
         // Others than guests may have written keys that are no text; a guest could not name them.
@@ -316,21 +342,37 @@ impl From<Refused> for Failure {
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Use {
+pub(super) enum Use {
     Read,
     Write,
 }
 
 impl Host<'_> {
     fn open_bucket(&mut self, name: &str) -> Result<Resource<Bucket>, Failure> {
+        let grant = self.granted(Some(name))?;
+        self.table.push(Bucket(grant)).map_err(trap)
+    }
+
+    /// Which grant is for the bucket of that name; the first, for one without a name.
+    fn granted(&self, name: Option<&str>) -> Result<usize, Failure> {
         let grants = self.access.buckets.as_ref().map_or(&[][..], |buckets| &buckets.grants);
-        match grants.iter().position(|grant| grant.bucket == name) {
-            Some(grant) => self.table.push(Bucket(grant)).map_err(trap),
-            None => {
-                self.access.denials.push(not_granted(name, grants));
-                Err(Failure::AccessDenied)
-            }
-        }
+        grants.iter().position(|grant| name.is_none_or(|name| grant.bucket == name)).ok_or_else(|| {
+            self.access.denials.push(not_granted(name.unwrap_or(UNNAMED), grants));
+            Failure::AccessDenied
+        })
+    }
+
+    /// Where the bucket of that name is, if it is granted and these keys may be used so.
+    pub(super) fn named<'k>(
+        &self,
+        name: Option<&str>,
+        what: &str,
+        usage: Use,
+        keys: impl IntoIterator<Item = &'k String>,
+    ) -> Result<At, Failure> {
+        let at = self.find(self.granted(name)?)?;
+        self.check(&at, what, usage, keys)?;
+        Ok(at)
     }
 
     /// Which bucket a handle is, without a word about what is done there.
@@ -389,20 +431,12 @@ impl Host<'_> {
     }
 
     async fn set_value(&mut self, bucket: &Resource<Bucket>, key: String, value: Vec<u8>) -> Result<(), Failure> {
-        let at = self.at(bucket, "set", Use::Write, [&key])?;
-        at.check_value(&value)?;
-        at.commit(at.batch().set(&at.space, key, value)).await?;
-        Ok(())
+        self.at(bucket, "set", Use::Write, [&key])?.set(key, value).await
     }
 
     async fn delete_keys(&mut self, bucket: &Resource<Bucket>, keys: Vec<String>) -> Result<(), Failure> {
         check_count(keys.len())?;
-        let at = self.at(bucket, "delete", Use::Write, &keys)?;
-        if keys.is_empty() {
-            return Ok(());
-        }
-        at.commit(keys.into_iter().fold(Batch::new(), |batch, key| batch.delete(&at.space, key))).await?;
-        Ok(())
+        self.at(bucket, "delete", Use::Write, &keys)?.delete(keys).await
     }
 
     async fn has(&mut self, bucket: &Resource<Bucket>, key: String) -> Result<bool, Failure> {
@@ -411,9 +445,7 @@ impl Host<'_> {
     }
 
     async fn add(&mut self, bucket: &Resource<Bucket>, key: String, delta: i64) -> Result<i64, Failure> {
-        let at = self.at(bucket, "increment", Use::Write, [&key])?;
-        let sums = at.commit(at.batch().add(&at.space, key, delta)).await?;
-        sums.first().copied().ok_or_else(|| io::Error::other("it gave no sum").into())
+        self.at(bucket, "increment", Use::Write, [&key])?.add(key, delta).await
     }
 
     async fn get_values(&mut self, bucket: &Resource<Bucket>, keys: Vec<String>) -> Result<Gotten, Failure> {
@@ -563,7 +595,7 @@ macro_rules! serve {
             ) -> Result<$draft::wasi::keyvalue::store::KeyResponse, Failure> {
                 let at = self.at(&bucket, "list-keys", Use::Read, [])?;
                 let after = cursor.map(|cursor| <$cursor>::find(cursor, self.access)).transpose()?;
-                let (keys, last) = at.page(after.as_deref()).await?;
+                let (keys, last) = at.page(None, after.as_deref()).await?;
                 let cursor = last.map(|last| <$cursor>::keep(last, self.access)).transpose()?;
                 Ok($draft::wasi::keyvalue::store::KeyResponse { keys, cursor })
             }

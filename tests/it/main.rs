@@ -38,6 +38,7 @@ mod reuse;
 #[path = "../../examples/saas.rs"]
 mod saas;
 mod scripts;
+mod scripts_access;
 mod secrets;
 #[allow(dead_code, reason = "its `main` serves for ever")]
 #[path = "../../examples/serve.rs"]

@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 use isopod::{
-    CallOptions, Clocks, Error, ErrorKind, Function, Functions, Host, Http, Kind, Language, Level, Limit, Limits, MIB,
+    CallOptions, Clocks, Env, Error, ErrorKind, Function, Functions, Host, Kind, Language, Level, Limit, Limits, MIB,
     Random, ScriptBuilder, ms,
 };
 use serde_bytes::{ByteBuf, Bytes};
@@ -557,7 +557,7 @@ async fn randomness_can_be_granted() {
 
 #[tokio::test]
 async fn grants_without_effect_fail_the_load() {
-    let error = script("export default () => 1").grant(Http::to("https://example.com")).load().await.unwrap_err();
+    let error = script("export default () => 1").grant(Env::var("A", "1")).load().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misuse, "{error}");
     let error = loaded("export default () => 1").await.update("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidScript);

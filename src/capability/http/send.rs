@@ -7,6 +7,7 @@ use super::{Egress, HttpBounds};
 use crate::capability::secrets::scrub::{Piecewise, Scrubber};
 use crate::capability::secrets::{Keyring, Placeholders, SecretValue};
 use crate::denial::{Denial, Denials};
+use crate::future::BoxFuture;
 use crate::text::{quoted, sanitise};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -59,8 +60,22 @@ impl Outgoing {
         self.denials = denials.clone();
     }
 
-    /// Decides about a request. Nothing is sent.
-    fn admit(&mut self, request: Request<WasiBody>) -> Result<Exchange, Error> {
+    /// Sends a request, which waits as long as too many of the call are under way.
+    pub(in crate::capability) fn send_in_turn(
+        &mut self,
+        request: Request<WasiBody>,
+    ) -> BoxFuture<'static, Result<Response<WasiBody>, Error>> {
+        let admitted = self.admit(request);
+        Box::pin(async move {
+            let (exchange, places) = admitted?;
+            // It is never closed.
+            let place = places.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
+            Ok(exchange.run(RequestOptions::default(), place).await?.0)
+        })
+    }
+
+    /// Decides about a request, and where it takes a place. Nothing is sent.
+    fn admit(&mut self, request: Request<WasiBody>) -> Result<(Exchange, Arc<Semaphore>), Error> {
         let Some(egress) = &self.egress else { return Err(Error::HttpRequestDenied) };
         let uri = request.uri();
         let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
@@ -97,8 +112,8 @@ impl Outgoing {
             self.denials.push(egress.misplaced(rule, name, &asked(request.method(), request.uri())));
             return Err(Error::HttpRequestDenied);
         }
-        let place = Arc::clone(place).try_acquire_owned();
-        Ok(Exchange {
+        let places = Arc::clone(place);
+        let exchange = Exchange {
             request,
             bounds: *bounds,
             rule,
@@ -109,8 +124,8 @@ impl Outgoing {
             target,
             client: egress.clients.of(self.tenant.as_ref()),
             denials: self.denials.clone(),
-            place: place.map_err(|_| Error::ConnectionLimitReached)?,
-        })
+        };
+        Ok((exchange, places))
     }
 }
 
@@ -129,8 +144,12 @@ impl WasiHttpHooks for Outgoing {
     }
 
     fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Io) -> Sending {
-        match self.admit(request) {
-            Ok(exchange) => Box::new(exchange.run(options.unwrap_or_default())),
+        let sent = self.admit(request).and_then(|(exchange, places)| {
+            let place = places.try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
+            Ok(exchange.run(options.unwrap_or_default(), place))
+        });
+        match sent {
+            Ok(sent) => Box::new(sent),
             Err(error) => Box::new(std::future::ready(Err(error))),
         }
     }
@@ -150,17 +169,20 @@ struct Exchange {
     placeholders: Vec<(usize, String)>,
     client: HttpClient,
     denials: Denials,
-    place: OwnedSemaphorePermit,
 }
 
 impl Exchange {
-    async fn run(mut self, options: RequestOptions) -> Result<(Response<WasiBody>, Io), Error> {
+    async fn run(
+        mut self,
+        options: RequestOptions,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(Response<WasiBody>, Io), Error> {
         let bounds = self.bounds;
         let ends = Instant::now() + bounds.timeout;
         let asked = asked(self.request.method(), self.request.uri());
         let exchange = async {
             let sent = self.inject().await.ok_or(Error::ConfigurationError)?;
-            let Exchange { request, target, client, denials, place, keyring, tenant, .. } = self;
+            let Exchange { request, target, client, denials, keyring, tenant, .. } = self;
             let (mut parts, body) = request.into_parts();
             let uri = Uri::builder().scheme(target.scheme.as_str()).authority(&*target.authority);
             let uri = uri.path_and_query(&*target.path_and_query);
@@ -179,10 +201,10 @@ impl Exchange {
             })?;
             // With values that came up meanwhile.
             let scrubber = keyring.map(|keyring| keyring.scrubber(tenant.as_ref(), &sent)).unwrap_or_default();
-            Ok::<_, Error>((response, scrubber, place))
+            Ok::<_, Error>((response, scrubber))
         };
         let answered = tokio::time::timeout(until_head(options, bounds.timeout), exchange).await;
-        let (mut response, scrubber, place) = answered.map_err(|_| Error::HttpResponseTimeout)??;
+        let (mut response, scrubber) = answered.map_err(|_| Error::HttpResponseTimeout)??;
         if !scrubber.is_empty() && is_encoded(&response) {
             return Err(Error::HttpResponseContentCoding(None));
         }

@@ -545,28 +545,17 @@ pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
 
 impl wit::Host for View {
     async fn get(&mut self, name: String) -> wasmtime::Result<Result<Resource<SecretHandle>, wit::Error>> {
-        let found = self.bound.keyring.as_ref().and_then(|keyring| keyring.find(&name));
-        let Some(index) = found else {
-            let name = sanitise(&name, 64);
-            let known = self.bound.keyring.iter().flat_map(|keyring| keyring.names());
-            let rule = match nearest(&name, known) {
-                Some(near) => format!("no secret of that name is granted; the nearest is {}", quoted(near)),
-                None => "no secret of that name is granted".to_owned(),
-            };
-            let quoted = quoted(&name);
-            let rust = format!("`.grant(Secrets::of(Secret::of_host({quoted})))`");
-            let denial = Denial::new(&format!("secret {quoted}"), &rule);
-            self.denials.push(denial.allowed_by(&rust, Some(&format!("secrets = [{quoted}]"))));
-            return Ok(Err(wit::Error::Unknown));
-        };
-        Ok(Ok(self.table.push(SecretHandle(index))?))
+        match self.find_secret(&name) {
+            Some(index) => Ok(Ok(self.table.push(SecretHandle(index))?)),
+            None => Ok(Err(wit::Error::Unknown)),
+        }
     }
 }
 
 impl wit::HostSecret for View {
     async fn placeholder(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<String> {
-        let SecretHandle(index) = self.table.get(&secret)?;
-        Ok(self.outgoing.placeholders.of(*index).to_owned())
+        let SecretHandle(index) = *self.table.get(&secret)?;
+        Ok(self.placeholder_of(index))
     }
 
     async fn equals(
@@ -574,13 +563,13 @@ impl wit::HostSecret for View {
         secret: Resource<SecretHandle>,
         candidate: Vec<u8>,
     ) -> wasmtime::Result<Result<bool, wit::Error>> {
-        let value = self.secret(secret, "compare", "", "secrets", |uses| uses.compare)?;
-        Ok(value.await.map(|value| value.expose().ct_eq(&candidate).into()))
+        let SecretHandle(index) = *self.table.get(&secret)?;
+        Ok(self.compare_secret(index, candidate).await)
     }
 
     async fn reveal(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<Result<Vec<u8>, wit::Error>> {
-        let value = self.secret(secret, "reveal", ".reveal()", "reveal", |uses| uses.reveal)?;
-        Ok(value.await.map(|value| value.expose().to_vec()))
+        let SecretHandle(index) = *self.table.get(&secret)?;
+        Ok(self.reveal_secret(index).await)
     }
 
     async fn drop(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<()> {
@@ -589,18 +578,57 @@ impl wit::HostSecret for View {
     }
 }
 
+type Used<T> = Result<T, wit::Error>;
+
 impl View {
+    /// Which secret has that name, if one is granted.
+    pub(super) fn find_secret(&self, name: &str) -> Option<usize> {
+        let keyring = self.bound.keyring.as_ref();
+        keyring.and_then(|keyring| keyring.find(name)).or_else(|| {
+            let name = sanitise(name, 64);
+            let rule = match nearest(&name, keyring.into_iter().flat_map(|keyring| keyring.names())) {
+                Some(near) => format!("no secret of that name is granted; the nearest is {}", quoted(near)),
+                None => "no secret of that name is granted".to_owned(),
+            };
+            let quoted = quoted(&name);
+            let rust = format!("`.grant(Secrets::of(Secret::of_host({quoted})))`");
+            let denial = Denial::new(&format!("secret {quoted}"), &rule);
+            self.denials.push(denial.allowed_by(&rust, Some(&format!("secrets = [{quoted}]"))));
+            None
+        })
+    }
+
+    /// What stands for it in headers.
+    pub(super) fn placeholder_of(&mut self, index: usize) -> String {
+        self.outgoing.placeholders.of(index).to_owned()
+    }
+
+    /// Whether `candidate` is its value.
+    pub(super) fn compare_secret(
+        &self,
+        index: usize,
+        candidate: Vec<u8>,
+    ) -> impl Future<Output = Used<bool>> + Send + use<> {
+        let value = self.secret(index, "compare", "", "secrets", |uses| uses.compare);
+        async move { Ok(value.await?.expose().ct_eq(&candidate).into()) }
+    }
+
+    /// Its value, if the guest may read it.
+    pub(super) fn reveal_secret(&self, index: usize) -> impl Future<Output = Used<Vec<u8>>> + Send + use<> {
+        let value = self.secret(index, "reveal", ".reveal()", "reveal", |uses| uses.reveal);
+        async move { Ok(value.await?.expose().to_vec()) }
+    }
+
     /// The value, if the guest may use it so. `what` is the use, `grant` and `key` are what would allow it in Rust and in a
     /// policy.
     fn secret(
-        &mut self,
-        secret: Resource<SecretHandle>,
+        &self,
+        index: usize,
         what: &str,
         grant: &str,
         key: &str,
         allowed: fn(Uses) -> bool,
-    ) -> wasmtime::Result<impl Future<Output = Result<SecretValue, wit::Error>> + Send + use<>> {
-        let SecretHandle(index) = *self.table.get(&secret)?;
+    ) -> impl Future<Output = Used<SecretValue>> + Send + use<> {
         let keyring = self.bound.keyring.clone().filter(|keyring| allowed(keyring.uses(index)));
         let tenant = self.tenant.clone();
         if keyring.is_none() {
@@ -610,10 +638,10 @@ impl View {
             let rust = format!("`.grant(Secrets::of(Secret::of_host({name})){grant})`");
             self.denials.push(denial.allowed_by(&rust, Some(&format!("{key} = [{name}]"))));
         }
-        Ok(async move {
+        async move {
             let keyring = keyring.ok_or(wit::Error::Hidden)?;
             keyring.read(index, tenant.as_ref()).await.map_err(|_| wit::Error::Unavailable)
-        })
+        }
     }
 }
 

@@ -22,45 +22,75 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What a script is written in.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Language {
+    /// JavaScript as QuickJS-ng has it, ECMAScript 2024 and more: modules, async functions, BigInt, regular expressions
+    /// with Unicode. There is no `Intl`, no `WebAssembly` and no `SharedArrayBuffer`; `eval` and `new Function` only
+    /// [where you say so](crate::ScriptBuilder::eval).
+    JavaScript,
+}
+
+/// A guest that makes something of sources, each in an instance that ends with it.
+pub(crate) struct Workshop {
+    pub component: Component,
+    pub blueprint: Blueprint,
+}
+
+impl Workshop {
+    /// A store for one source. `None` if there is no slot to spare.
+    pub(crate) fn open(&self, slots: &Arc<Slots>, deadline: Nanos) -> Option<Lease> {
+        let room = Slots::take_spare(slots, self.blueprint.width)?;
+        Some(self.blueprint.make_early(room, &self.blueprint.bound, deadline))
+    }
+}
+
+fn broken(error: wasmtime::Error) -> Error {
+    Error::new(ErrorKind::Internal, "a guest of isopod's own does not fit; please report this")
+        .because([error.to_string()])
+}
+
+/// What a workshop is made of that was loaded.
+pub(crate) struct Fit {
+    pub engine: Arc<Engine>,
+    pub component: Component,
+    pub width: u32,
+    pub starts: bool,
+    pub limits: Resolved,
+    pub bound: Arc<Bound>,
+    pub tick: Duration,
+}
+
+impl Fit {
+    fn workshop(self) -> Result<Workshop> {
+        let Fit { engine, component, width, starts, limits, bound, tick } = self;
+        let mut linker = Linker::new(&engine.wasmtime);
+        capability::script::link(&mut linker).map_err(broken)?;
+        let pre = linker.instantiate_pre(&component).map_err(broken)?;
+        let (imports, prepare, fuel_interval) = (None, None, lease::fuel_interval(&component));
+        let blueprint = Blueprint { engine, pre, limits, fuel_interval, tick, bound, imports, prepare, width, starts };
+        Ok(Workshop { component, blueprint })
+    }
+}
+
 /// An interpreter that can be instantiated.
 pub(crate) struct Interpreter {
-    pub component: Component,
-    /// Of the instances that compile.
-    pub blueprint: Blueprint,
+    /// For sources that it compiles.
+    pub workshop: Workshop,
     indices: InterpreterIndices,
 }
 
 impl Interpreter {
-    pub(crate) fn new(
-        engine: Arc<Engine>,
-        component: Component,
-        width: u32,
-        starts: bool,
-        limits: Resolved,
-        bound: Arc<Bound>,
-        tick: Duration,
-    ) -> Result<Interpreter> {
-        let broken = |e: wasmtime::Error| {
-            Error::new(ErrorKind::Internal, "the interpreter does not fit; please report this").because([e.to_string()])
-        };
-        let mut linker = Linker::new(&engine.wasmtime);
-        capability::script::link(&mut linker).map_err(broken)?;
-        let pre = linker.instantiate_pre(&component).map_err(broken)?;
-        let indices = InterpreterIndices::new(&pre).map_err(broken)?;
-        let (imports, prepare, fuel_interval) = (None, None, lease::fuel_interval(&component));
-        let blueprint = Blueprint { engine, pre, limits, fuel_interval, tick, bound, imports, prepare, width, starts };
-        Ok(Interpreter { component, blueprint, indices })
+    pub(crate) fn new(fit: Fit) -> Result<Interpreter> {
+        let workshop = fit.workshop()?;
+        let indices = InterpreterIndices::new(&workshop.blueprint.pre).map_err(broken)?;
+        Ok(Interpreter { workshop, indices })
     }
 
-    /// A store that compiles one script. `None` if there is no slot to spare.
-    pub(crate) fn workshop(&self, slots: &Arc<Slots>, deadline: Nanos) -> Option<Lease> {
-        let room = Slots::take_spare(slots, self.blueprint.width)?;
-        Some(self.blueprint.make_early(room, &self.blueprint.bound, deadline))
-    }
-
-    /// Compiles a source, in an instance that ends with it.
+    /// Compiles a source.
     pub(crate) async fn compile(&self, lease: &mut Lease, source: &str) -> Result<Box<[u8]>, Fault> {
-        lease.start(&self.blueprint.pre).await?;
+        lease.start(&self.workshop.blueprint.pre).await?;
         let instance = lease.instance()?;
         let guest = self.indices.load(&mut lease.store, &instance)?;
         match guest.call_compile(&mut lease.store, source).await? {
@@ -79,15 +109,16 @@ pub(crate) struct Program {
 /// What a script's calls run.
 pub(crate) struct Script {
     interpreter: Arc<Interpreter>,
+    pub language: Language,
     /// Calls that have begun end with the one that they began with.
     program: RwLock<Arc<Program>>,
     options: wit::Options,
 }
 
 impl Script {
-    pub(crate) fn new(interpreter: Arc<Interpreter>, program: Program, eval: bool) -> Script {
+    pub(crate) fn new(interpreter: Arc<Interpreter>, language: Language, program: Program, eval: bool) -> Script {
         let options = if eval { wit::Options::EVAL } else { wit::Options::empty() };
-        Script { interpreter, program: RwLock::new(Arc::new(program)), options }
+        Script { interpreter, language, program: RwLock::new(Arc::new(program)), options }
     }
 
     pub(crate) fn interpreter(&self) -> &Interpreter {
