@@ -491,3 +491,18 @@ async fn declarations_are_of_what_scripts_find() {
     );
     assert_eq!(value(&format!("export default () => {undeclared}"), NOTHING).await, json!([]));
 }
+
+/// What is given up leaves room at once, and what is held in the host for a script is bounded in bytes.
+#[tokio::test]
+async fn what_is_under_way_is_bounded_in_number_and_bytes() {
+    let source = "export default () => { for (let n = 0; n < 20000; n++) clearTimeout(setTimeout(() => {}, 1e9)); return 'done' }";
+    assert_eq!(value(source, NOTHING).await, "done");
+    let store = [KeyValue::bucket("bounded").max_value_bytes(1 << 20)];
+    let source = "export default async () => {
+        await kv.set('k', 'x'.repeat(1 << 20));
+        const all = await Promise.allSettled(Array.from({ length: 20 }, () => kv.get('k')));
+        const full = all.filter(one => one.reason instanceof RangeError).length;
+        return [full > 0, full < 20, (await kv.get('k')).length];
+    }";
+    assert_eq!(value(source, store).await, json!([true, true, 1 << 20]));
+}

@@ -15,6 +15,8 @@ use futures_util::{FutureExt, StreamExt};
 use http::Response;
 use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
@@ -24,15 +26,21 @@ use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 pub(in crate::capability) struct Tasks {
     begun: u32,
     running: FuturesUnordered<BoxFuture<'static, Option<(u32, Ended)>>>,
-    /// How to give up those that run. What another function computes is not given up, as it is paid for at its end.
-    aborts: HashMap<u32, Option<AbortHandle>>,
+    /// Those that somebody waits for, with the bytes that were given for them.
+    awaited: HashMap<u32, (Option<AbortHandle>, usize)>,
     /// Those that are over already, in the order in which they ended.
     over: VecDeque<(u32, wit::Outcome)>,
     bodies: Bodies,
-    /// Calls of other functions. One runs at a time: each may use what the one before it left of the caller's fuel.
+    /// Calls of other functions. One runs at a time: each may use what the one before it left of the caller's fuel. None is
+    /// given up, as it is paid for at its end.
     calls: VecDeque<Invocation>,
-    calling: bool,
+    calling: Option<BoxFuture<'static, (u32, Ended)>>,
+    /// Bytes that the host has of what was begun, and of what came of it.
+    held: usize,
 }
+
+/// Bytes that the host may have so before no more is begun: as many as a guest may pass to it at once by default.
+const MAX_HELD: usize = 4 * 1024 * 1024;
 
 struct Invocation {
     id: u32,
@@ -65,7 +73,7 @@ pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
         Ok((store.data_mut().view().begin_task(task),))
     })?;
     tasks.func_wrap("cancel", |mut store: StoreContextMut<'_, T>, (begun,): (u32,)| {
-        store.data_mut().view().tasks.cancel(begun);
+        store.data_mut().view().cancel_task(begun);
         Ok(())
     })?;
     tasks.func_wrap("discard", |mut store: StoreContextMut<'_, T>, (body,): (u32,)| {
@@ -86,25 +94,24 @@ async fn wait<T: Reach>(store: &mut StoreContextMut<'_, T>) -> wasmtime::Result<
         call_next(store);
         let tasks = &mut store.data_mut().own_view().tasks;
         if let Some(over) = tasks.over.pop_front() {
+            tasks.held -= size(&over.1);
             // A script that does nothing but what is over at once gives way.
             tokio::task::yield_now().await;
             return Ok(Some(over));
         }
         // Bodies come in too, but by themselves they go on with nothing.
-        if tasks.aborts.is_empty() && !tasks.calling {
+        if tasks.awaited.is_empty() && tasks.calling.is_none() {
             return Ok(None);
         }
-        let Some((id, ended)) = tasks.running.next().await.flatten() else { continue };
-        if let Ended::Called(_, used) = &ended {
-            tasks.calling = false;
-            // An error says that this engine does not count.
-            if let Ok(fuel) = store.get_fuel() {
-                store.set_fuel(fuel.saturating_sub(*used))?;
-            }
+        let Some((id, ended)) = poll_fn(|cx| tasks.poll(cx)).await else { continue };
+        // An error says that this engine does not count.
+        if let Ended::Called(_, used) = &ended
+            && let Ok(fuel) = store.get_fuel()
+        {
+            store.set_fuel(fuel.saturating_sub(*used))?;
         }
         let view = store.data_mut().own_view();
-        // Unless it was given up.
-        if view.tasks.aborts.remove(&id).is_some() {
+        if view.tasks.release(id) {
             return Ok(Some((id, view.outcome(ended))));
         }
     }
@@ -114,7 +121,7 @@ async fn wait<T: Reach>(store: &mut StoreContextMut<'_, T>) -> wasmtime::Result<
 fn call_next<T: Reach>(store: &mut StoreContextMut<'_, T>) {
     loop {
         let tasks = &mut store.data_mut().own_view().tasks;
-        if tasks.calling {
+        if tasks.calling.is_some() {
             return;
         }
         let Some(Invocation { id, grant, export, arguments }) = tasks.calls.pop_front() else { return };
@@ -123,39 +130,91 @@ fn call_next<T: Reach>(store: &mut StoreContextMut<'_, T>) {
         let tasks = &mut store.data_mut().own_view().tasks;
         match begun {
             Ok(answering) => {
-                tasks.calling = true;
-                tasks
-                    .running
-                    .push(Box::pin(answering.map(move |(answer, used)| Some((id, Ended::Called(answer, used))))));
+                tasks.calling = Some(Box::pin(answering.map(move |(answer, used)| (id, Ended::Called(answer, used)))));
             }
-            Err(unanswered) if tasks.aborts.remove(&id).is_some() => tasks.over.push_back((id, unanswered.into())),
-            Err(_) => {}
+            Err(unanswered) => {
+                if tasks.release(id) {
+                    tasks.end(id, unanswered.into());
+                }
+            }
         }
     }
 }
 
 impl Tasks {
-    fn count(&self) -> usize {
-        self.aborts.len() + self.over.len() + self.bodies.len()
+    /// Whether no more may be begun, with that many bytes.
+    fn is_full(&self, size: usize, max_handles: usize) -> bool {
+        let count = self.running.len() + self.calls.len() + self.over.len() + self.bodies.len();
+        count >= max_handles || (self.held > 0 && self.held + size > MAX_HELD)
     }
 
-    fn cancel(&mut self, begun: u32) {
-        self.over.retain(|(id, _)| *id != begun);
-        if let Some(Some(abort)) = self.aborts.remove(&begun) {
-            abort.abort();
+    /// What ended next; nothing, if that is not for the script.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(u32, Ended)>> {
+        if let Some(Poll::Ready(called)) = self.calling.as_mut().map(|calling| calling.poll_unpin(cx)) {
+            self.calling = None;
+            return Poll::Ready(Some(called));
         }
+        match self.running.poll_next_unpin(cx) {
+            Poll::Ready(None) if self.calling.is_some() => Poll::Pending,
+            ended => ended.map(Option::flatten),
+        }
+    }
+
+    /// Nobody waits for it any more; whether somebody did.
+    fn release(&mut self, id: u32) -> bool {
+        let released = self.awaited.remove(&id);
+        self.held -= released.as_ref().map_or(0, |(_, size)| *size);
+        released.is_some()
+    }
+
+    fn end(&mut self, id: u32, outcome: wit::Outcome) {
+        self.held += size(&outcome);
+        self.over.push_back((id, outcome));
+    }
+}
+
+/// Bytes that the host has of it.
+fn size(outcome: &wit::Outcome) -> usize {
+    match outcome {
+        wit::Outcome::Bytes(bytes) => bytes.len(),
+        wit::Outcome::Json(json) => json.len(),
+        wit::Outcome::Page(page) => page.keys.iter().map(String::len).sum(),
+        wit::Outcome::Response(response) => response.headers.iter().map(|(name, value)| name.len() + value.len()).sum(),
+        _ => 0,
+    }
+}
+
+/// Bytes that were given for it.
+fn given(task: &wit::Task) -> usize {
+    match task {
+        wit::Task::Fetch(wit::Request { method, url, headers, body }) => {
+            let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+            method.len() + url.len() + headers + body.as_ref().map_or(0, Vec::len)
+        }
+        wit::Task::Get(entry) | wit::Task::Delete(entry) | wit::Task::Increment((entry, _)) => entry.key.len(),
+        wit::Task::Set((entry, value)) => entry.key.len() + value.len(),
+        wit::Task::Scan(scan) => [&scan.prefix, &scan.after].into_iter().flatten().map(String::len).sum(),
+        wit::Task::Equals((name, candidate)) => name.len() + candidate.len(),
+        wit::Task::Reveal(name) => name.len(),
+        wit::Task::Call(call) => call.export.len() + call.arguments.len(),
+        wit::Task::Sleep(_) | wit::Task::Read(_) => 0,
     }
 }
 
 impl View {
     fn begin_task(&mut self, task: wit::Task) -> Option<u32> {
-        if self.tasks.count() >= self.max_handles {
-            return None;
+        let given = given(&task);
+        if self.tasks.is_full(given, self.max_handles) {
+            // Those that were given up go when they are looked at.
+            self.sweep();
+            if self.tasks.is_full(given, self.max_handles) {
+                return None;
+            }
         }
         let id = self.tasks.begun.wrapping_add(1);
         self.tasks.begun = id;
         match self.start(task) {
-            Begun::Over(outcome) => self.tasks.over.push_back((id, outcome)),
+            Begun::Over(outcome) => self.tasks.end(id, outcome),
             Begun::Runs(task) => {
                 let (task, abort) = abortable(task);
                 let mut task: BoxFuture<'static, _> = Box::pin(task.map(move |ended| Some((id, ended.ok()?))));
@@ -163,21 +222,49 @@ impl View {
                 match task.as_mut().now_or_never() {
                     Some(Some((_, ended))) => {
                         let outcome = self.outcome(ended);
-                        self.tasks.over.push_back((id, outcome));
+                        self.tasks.end(id, outcome);
                     }
                     Some(None) => {}
                     None => {
-                        self.tasks.aborts.insert(id, Some(abort));
+                        self.tasks.held += given;
+                        self.tasks.awaited.insert(id, (Some(abort), given));
                         self.tasks.running.push(task);
                     }
                 }
             }
             Begun::Calls(grant, export, arguments) => {
-                self.tasks.aborts.insert(id, None);
+                self.tasks.held += given;
+                self.tasks.awaited.insert(id, (None, given));
                 self.tasks.calls.push_back(Invocation { id, grant, export, arguments });
             }
         }
         Some(id)
+    }
+
+    /// Looks at what has ended meanwhile.
+    fn sweep(&mut self) {
+        while let Some(Some(ended)) = self.tasks.running.next().now_or_never() {
+            if let Some((id, ended)) = ended.filter(|(id, _)| self.tasks.release(*id)) {
+                let outcome = self.outcome(ended);
+                self.tasks.end(id, outcome);
+            }
+        }
+    }
+
+    fn cancel_task(&mut self, begun: u32) {
+        let tasks = &mut self.tasks;
+        if let Some(at) = tasks.over.iter().position(|(id, _)| *id == begun) {
+            let over = tasks.over.remove(at);
+            tasks.held -= over.map_or(0, |(_, outcome)| size(&outcome));
+        }
+        match tasks.awaited.get(&begun) {
+            // It is not given up, and what was given for it stays.
+            Some((None, _)) | None => {}
+            Some((Some(abort), _)) => {
+                abort.abort();
+                tasks.release(begun);
+            }
+        }
     }
 
     fn start(&mut self, task: wit::Task) -> Begun {
