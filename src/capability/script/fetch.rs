@@ -137,7 +137,6 @@ mod tests {
         assert_eq!(sent.headers()["x-a"].as_bytes(), [0xe9]);
         for (url, headers, why) in [
             ("/b", &[][..], "no URL"),
-            ("data:,x", &[], "no URL of HTTP"),
             ("https://a.example", &[("a b", "c")], "the name of a header"),
             ("https://a.example", &[("a", "c\r\nd: e")], "the header a has characters"),
             ("https://a.example", &[("a", "\u{100}")], "the header a has characters"),
