@@ -188,6 +188,11 @@ static bool take_headers(JSValueConst from, interpreter_list_tuple2_string_strin
     int64_t len;
     if (JS_GetLength(ctx, from, &len)) return false;
     if (len < 2) return true;
+    // The host takes fewer; and what a script says that a length is need not be one.
+    if (len > 65536) {
+        JS_ThrowRangeError(ctx, "there are too many headers");
+        return false;
+    }
     if (!(to->ptr = calloc(len / 2, sizeof *to->ptr))) {
         JS_ThrowOutOfMemory(ctx);
         return false;
@@ -246,21 +251,29 @@ static bool take_task(int32_t kind, JSValueConst *given, isopod_script_tasks_tas
     return false;
 }
 
+static bool has_room(void) {
+    if (task_count < task_room) return true;
+    size_t room = task_room ? task_room * 2 : 16;
+    struct task *more = realloc(tasks, room * sizeof *tasks);
+    if (!more) {
+        JS_ThrowOutOfMemory(ctx);
+        return false;
+    }
+    tasks = more;
+    task_room = room;
+    return true;
+}
+
 // `begin(kind, done, ...)`: `done` is called with what came of it, or with a name and a message.
 static JSValue js_begin(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
     int32_t kind;
     if (JS_ToInt32(ctx, &kind, argv[0])) return JS_EXCEPTION;
-    if (task_count == task_room) {
-        size_t room = task_room ? task_room * 2 : 16;
-        struct task *more = realloc(tasks, room * sizeof *tasks);
-        if (!more) return JS_ThrowOutOfMemory(ctx);
-        tasks = more;
-        task_room = room;
-    }
     isopod_script_tasks_task_t task;
     memset(&task, 0, sizeof task);
     uint32_t id;
-    bool taken = take_task(kind, argv + 2, &task), begun = taken && isopod_script_tasks_begin(&task, &id);
+    // It may run code of the script, which begins others: there is room for one more only after it.
+    bool taken = take_task(kind, argv + 2, &task) && has_room();
+    bool begun = taken && isopod_script_tasks_begin(&task, &id);
     isopod_script_tasks_task_free(&task);
     if (!taken) return JS_EXCEPTION;
     if (!begun) return JS_ThrowRangeError(ctx, "too much is under way at once");

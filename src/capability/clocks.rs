@@ -133,6 +133,11 @@ impl Watch {
         }
     }
 
+    /// Whether looking at what else sleeps moves it.
+    pub(super) fn is_simulated(&self) -> bool {
+        matches!(self, Watch::Simulated(_))
+    }
+
     fn resolution(&self) -> Duration {
         match self {
             Watch::Machine { step, .. } => *step,

@@ -198,7 +198,8 @@ async fn call<T: Reach>(
     export: String,
     arguments: &str,
 ) -> wasmtime::Result<Result<String, wit::Error>> {
-    let answer = match parse(store.data_mut().view(), function, arguments) {
+    let granted = grant(store.data_mut().view(), function);
+    let answer = match granted.and_then(|grant| Ok((grant, self::arguments(arguments)?))) {
         Ok((grant, arguments)) => ask(store, &grant, export, arguments).await?,
         Err(unanswered) => Err(unanswered),
     };
@@ -285,22 +286,23 @@ pub(super) fn begin<T: Reach>(
     })
 }
 
-/// What a guest asks for by names and JSON: the grant, and the arguments.
-pub(super) fn parse(view: &View, function: &str, arguments: &str) -> Result<(Functions, Value), Unanswered> {
-    let Some(grant) = granted(&view.bound, function) else {
+/// What lets the guest call the function of that name.
+pub(super) fn grant(view: &View, function: &str) -> Result<Functions, Unanswered> {
+    granted(&view.bound, function).cloned().ok_or_else(|| {
         let denial = denial(&view.bound, function);
         let text = denial.rule().to_owned();
         view.denials.push(denial);
-        return Err(Unanswered { kind: ErrorKind::Denied, text });
-    };
+        Unanswered { kind: ErrorKind::Denied, text }
+    })
+}
+
+/// The arguments, from JSON.
+pub(super) fn arguments(json: &str) -> Result<Value, Unanswered> {
     let invalid = |text| Unanswered { kind: ErrorKind::WrongArguments, text };
-    if arguments.bytes().filter(|byte| b"{[,".contains(byte)).count() > MAX_VALUES {
+    if json.bytes().filter(|byte| b"{[,".contains(byte)).count() > MAX_VALUES {
         return Err(invalid(format!("the arguments have more than {MAX_VALUES} values; pass bytes as base64")));
     }
-    match serde_json::from_str(arguments) {
-        Ok(arguments) => Ok((grant.clone(), arguments)),
-        Err(e) => Err(invalid(format!("the arguments are no JSON: {e}"))),
-    }
+    serde_json::from_str(json).map_err(|e| invalid(format!("the arguments are no JSON: {e}")))
 }
 
 fn granted<'a>(bound: &'a Bound, function: &str) -> Option<&'a Functions> {

@@ -506,3 +506,73 @@ async fn what_is_under_way_is_bounded_in_number_and_bytes() {
     }";
     assert_eq!(value(source, store).await, json!([true, true, 1 << 20]));
 }
+
+/// What is over at once keeps nothing else from going on.
+#[tokio::test]
+async fn timers_of_no_length_let_requests_go_on() {
+    let server = serve().await;
+    let source = "export default async () => {
+        let done = 0;
+        fetch('ORIGIN/').then(r => r.text()).then(() => done = 1);
+        while (!done) await new Promise(over => setTimeout(over, 0));
+        await kv.set('k', 'v');
+        done = 0;
+        setTimeout(() => done = 1, 5);
+        while (!done) await kv.get('k');
+        return 'both';
+    }";
+    let grants = [Grant::from(origin(&server)), KeyValue::bucket("spin").into()];
+    assert_eq!(value(&with(source, &server), grants).await, "both");
+}
+
+/// Bodies that nobody reads have no room that one which is read needs.
+#[tokio::test]
+async fn a_body_is_read_whatever_others_hold() {
+    let server =
+        server::serve(None, |_, _| http::Response::new(Full::new(Bytes::from(vec![b'x'; 6_000_000])).boxed_unsync()))
+            .await;
+    let source = "export default async () => {
+        const [a, b, c] = await Promise.all(['a', 'b', 'c'].map(path => fetch('ORIGIN/' + path)));
+        return [(await c.text()).length, (await b.text()).length, (await a.text()).length];
+    }";
+    let found = value(&with(source, &server), [origin(&server)]).await;
+    assert_eq!(found, json!([6_000_000, 6_000_000, 6_000_000]));
+}
+
+/// Code of a script that runs while a task is begun may begin others.
+#[tokio::test]
+async fn a_task_may_be_begun_within_another() {
+    let source = "export default async () => {
+        let inner = 0;
+        const key = { toString() { for (let n = 0; n < 100; n++) setTimeout(() => inner++, 1); return 'k' } };
+        await Promise.all([kv.get(key), kv.get(key)]);
+        await new Promise(over => setTimeout(over, 20));
+        return inner;
+    }";
+    assert_eq!(value(source, [KeyValue::bucket("within")]).await, 200);
+    let source = "export default async () => {
+        Array.prototype.flatMap = () => ({ length: 2 ** 33 + 2, 0: 'a', 1: 'b' });
+        return fetch('https://example.com').catch(e => e.name);
+    }";
+    assert_eq!(value(source, NOTHING).await, "RangeError");
+}
+
+/// A script that is over before what it called is pays for it all the same.
+#[tokio::test]
+async fn what_is_called_is_paid_for_whoever_waits() {
+    let spin = "export default (n) => { let x = 0; for (let i = 0; i < n; i++) x += i; return x }";
+    let fuel = || Limits::default().fuel(1 << 40).deadline(ms(5_000));
+    let _spin = script("access-paid", spin).limits(fuel()).callable().load().await.unwrap();
+    let source = "export default async (n) => {
+        call('access-paid', n);
+        await new Promise(over => setTimeout(over, 1));
+        return 0;
+    }";
+    let rule =
+        script("access-pays", source).grant(Functions::named("access-paid")).limits(fuel()).load().await.unwrap();
+    let used = async |n: u32| rule.call::<Value>("default", (n,)).await.unwrap().usage.fuel.unwrap();
+    let alone = script("access-alone", spin).limits(fuel()).load().await.unwrap();
+    let alone = async |n: u32| alone.call::<Value>("default", (n,)).await.unwrap().usage.fuel.unwrap();
+    let spun = alone(200_000).await - alone(1).await;
+    assert!(used(200_000).await - used(1).await >= spun * 9 / 10, "{spun}");
+}

@@ -68,8 +68,9 @@ impl Outgoing {
         let admitted = self.admit(request);
         Box::pin(async move {
             let (exchange, places) = admitted?;
+            let place = tokio::time::timeout(exchange.bounds.timeout, places.acquire_owned()).await;
             // It is never closed.
-            let place = places.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
+            let place = place.map_err(|_| Error::HttpResponseTimeout)?.map_err(|_| Error::ConnectionLimitReached)?;
             Ok(exchange.run(RequestOptions::default(), place).await?.0)
         })
     }

@@ -14,6 +14,10 @@ use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, WasiBody};
 
 /// Bytes of bodies that one call has in the host and has not read: as many as a guest may have the host copy at once.
 const MAX_HELD: usize = 4 * 1024 * 1024;
+/// Of each body besides, so that one that is read goes on though others, which are not, have all that room.
+const OWN: usize = 16 * 1024;
+/// Room that a piece takes at least: it is more than its bytes.
+const LEAST: usize = 256;
 
 /// The request, or what is wrong with it.
 pub(super) fn request(given: wit::Request) -> Result<Request<WasiBody>, String> {
@@ -98,6 +102,7 @@ impl Bodies {
 }
 
 async fn pump(mut body: WasiBody, to: mpsc::UnboundedSender<Result<Piece, Error>>, room: Arc<Semaphore>) {
+    let own = Arc::new(Semaphore::new(OWN));
     let pumped = async {
         while let Some(frame) = body.frame().await {
             let mut data = match frame {
@@ -106,9 +111,15 @@ async fn pump(mut body: WasiBody, to: mpsc::UnboundedSender<Result<Piece, Error>
                 Err(error) => return drop(to.send(Err(error))),
             };
             while !data.is_empty() {
-                let data = data.split_to(data.len().min(MAX_HELD));
-                // It is never closed.
-                let Ok(room) = Arc::clone(&room).acquire_many_owned(data.len() as u32).await else { return };
+                let data = data.split_to(data.len().min(OWN));
+                let size = data.len().max(LEAST) as u32;
+                let room = tokio::select! {
+                    biased;
+                    room = Arc::clone(&room).acquire_many_owned(size) => room,
+                    room = Arc::clone(&own).acquire_many_owned(size) => room,
+                };
+                // They are never closed.
+                let Ok(room) = room else { return };
                 if to.send(Ok(Piece { data, _room: room })).is_err() {
                     return;
                 }
@@ -154,7 +165,7 @@ mod tests {
         let (response, pump) = bodies.open(Response::new(body()));
         pump.await;
         let mut first = bodies.take(response.body).unwrap();
-        assert_eq!(bodies.room.available_permits(), MAX_HELD - 3);
+        assert_eq!(bodies.room.available_permits(), MAX_HELD - LEAST);
         assert_eq!(&first.recv().await.unwrap().unwrap().data[..], b"abc");
         assert!(first.recv().await.is_none());
         assert_eq!(bodies.room.available_permits(), MAX_HELD);

@@ -16,7 +16,9 @@ use http::Response;
 use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::sync::Semaphore;
 use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
@@ -37,6 +39,16 @@ pub(in crate::capability) struct Tasks {
     calling: Option<BoxFuture<'static, (u32, Ended)>>,
     /// Bytes that the host has of what was begun, and of what came of it.
     held: usize,
+    places: Places,
+}
+
+/// Where operations on buckets wait for each other: what they give is in the host before it is asked for.
+struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Places {
+        Places(Arc::new(Semaphore::new(16)))
+    }
 }
 
 /// Bytes that the host may have so before no more is begun: as many as a guest may pass to it at once by default.
@@ -46,7 +58,8 @@ struct Invocation {
     id: u32,
     grant: Functions,
     export: String,
-    arguments: Value,
+    /// As JSON: what it is made of takes many times as much.
+    arguments: String,
 }
 
 /// How something ended that was begun.
@@ -64,7 +77,7 @@ enum Ended {
 enum Begun {
     Over(wit::Outcome),
     Runs(BoxFuture<'static, Ended>),
-    Calls(Functions, String, Value),
+    Calls(Functions, String, String),
 }
 
 pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
@@ -90,31 +103,48 @@ pub(super) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
 
 /// Waits until one is over.
 async fn wait<T: Reach>(store: &mut StoreContextMut<'_, T>) -> wasmtime::Result<Option<(u32, wit::Outcome)>> {
+    // An error says that this engine does not count fuel.
+    let counts = store.get_fuel().is_ok();
+    // Whose sleeps are over when somebody looks: those of no length are over first.
+    let is_simulated = store.data_mut().own_view().watch.is_simulated();
+    let mut waited = false;
     loop {
         call_next(store);
         let tasks = &mut store.data_mut().own_view().tasks;
-        if let Some(over) = tasks.over.pop_front() {
+        // What a script counts of fuel is the called function's until that has ended, so that neither uses it twice.
+        if !(counts && tasks.calling.is_some())
+            && let Some(over) = tasks.over.pop_front()
+        {
             tasks.held -= size(&over.1);
-            // A script that does nothing but what is over at once gives way.
-            tokio::task::yield_now().await;
+            if !waited {
+                // A script that does nothing but what is over at once gives way, also to what else it began.
+                tokio::task::yield_now().await;
+                if !is_simulated && let Poll::Ready(Some(ended)) = poll_fn(|cx| Poll::Ready(tasks.poll(cx))).await {
+                    settle(store, ended)?;
+                }
+            }
             return Ok(Some(over));
         }
         // Bodies come in too, but by themselves they go on with nothing.
         if tasks.awaited.is_empty() && tasks.calling.is_none() {
             return Ok(None);
         }
-        let Some((id, ended)) = poll_fn(|cx| tasks.poll(cx)).await else { continue };
-        // An error says that this engine does not count.
-        if let Ended::Called(_, used) = &ended
-            && let Ok(fuel) = store.get_fuel()
-        {
-            store.set_fuel(fuel.saturating_sub(*used))?;
+        if let Some(ended) = poll_fn(|cx| tasks.poll(cx)).await {
+            settle(store, ended)?;
         }
-        let view = store.data_mut().own_view();
-        if view.tasks.release(id) {
-            return Ok(Some((id, view.outcome(ended))));
-        }
+        waited = true;
     }
+}
+
+/// Keeps what became of it for the script, if that waits for it.
+fn settle<T: Reach>(store: &mut StoreContextMut<'_, T>, (id, ended): (u32, Ended)) -> wasmtime::Result<()> {
+    if let Ended::Called(_, used) = &ended
+        && let Ok(fuel) = store.get_fuel()
+    {
+        store.set_fuel(fuel.saturating_sub(*used))?;
+    }
+    store.data_mut().own_view().keep(id, ended);
+    Ok(())
 }
 
 /// Begins the next call of another function, if none runs.
@@ -126,7 +156,8 @@ fn call_next<T: Reach>(store: &mut StoreContextMut<'_, T>) {
         }
         let Some(Invocation { id, grant, export, arguments }) = tasks.calls.pop_front() else { return };
         let fuel = store.get_fuel().ok();
-        let begun = functions::begin(store.data_mut(), &grant, export, arguments, fuel);
+        let begun = functions::arguments(&arguments)
+            .and_then(|arguments| functions::begin(store.data_mut(), &grant, export, arguments, fuel));
         let tasks = &mut store.data_mut().own_view().tasks;
         match begun {
             Ok(answering) => {
@@ -173,13 +204,20 @@ impl Tasks {
     }
 }
 
+/// What one of many small parts takes besides its bytes.
+const PART: usize = 96;
+
+fn fields(headers: &[(String, String)]) -> usize {
+    headers.iter().map(|(name, value)| name.len() + value.len() + PART).sum()
+}
+
 /// Bytes that the host has of it.
 fn size(outcome: &wit::Outcome) -> usize {
     match outcome {
         wit::Outcome::Bytes(bytes) => bytes.len(),
         wit::Outcome::Json(json) => json.len(),
-        wit::Outcome::Page(page) => page.keys.iter().map(String::len).sum(),
-        wit::Outcome::Response(response) => response.headers.iter().map(|(name, value)| name.len() + value.len()).sum(),
+        wit::Outcome::Page(page) => page.keys.iter().map(|key| key.len() + PART).sum(),
+        wit::Outcome::Response(response) => fields(&response.headers),
         _ => 0,
     }
 }
@@ -188,8 +226,7 @@ fn size(outcome: &wit::Outcome) -> usize {
 fn given(task: &wit::Task) -> usize {
     match task {
         wit::Task::Fetch(wit::Request { method, url, headers, body }) => {
-            let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-            method.len() + url.len() + headers + body.as_ref().map_or(0, Vec::len)
+            method.len() + url.len() + fields(headers) + body.as_ref().map_or(0, Vec::len)
         }
         wit::Task::Get(entry) | wit::Task::Delete(entry) | wit::Task::Increment((entry, _)) => entry.key.len(),
         wit::Task::Set((entry, value)) => entry.key.len() + value.len(),
@@ -241,12 +278,20 @@ impl View {
         Some(id)
     }
 
-    /// Looks at what has ended meanwhile.
+    fn keep(&mut self, id: u32, ended: Ended) {
+        if self.tasks.release(id) {
+            let outcome = self.outcome(ended);
+            self.tasks.end(id, outcome);
+        }
+    }
+
+    /// Looks at what has ended meanwhile, as far as there is room for what came of it.
     fn sweep(&mut self) {
-        while let Some(Some(ended)) = self.tasks.running.next().now_or_never() {
-            if let Some((id, ended)) = ended.filter(|(id, _)| self.tasks.release(*id)) {
-                let outcome = self.outcome(ended);
-                self.tasks.end(id, outcome);
+        while self.tasks.held < MAX_HELD
+            && let Some(Some(ended)) = self.tasks.running.next().now_or_never()
+        {
+            if let Some((id, ended)) = ended {
+                self.keep(id, ended);
             }
         }
     }
@@ -262,7 +307,14 @@ impl View {
             Some((None, _)) | None => {}
             Some((Some(abort), _)) => {
                 abort.abort();
-                tasks.release(begun);
+                if self.watch.is_simulated() {
+                    // To look at others would move the clock: what was given for it is dropped later, and counts until the end.
+                    tasks.awaited.remove(&begun);
+                } else {
+                    // Looked at once more it is dropped, with what was given for it.
+                    tasks.release(begun);
+                    self.sweep();
+                }
             }
         }
     }
@@ -293,8 +345,15 @@ impl View {
             | wit::Task::Set(_)
             | wit::Task::Delete(_)
             | wit::Task::Increment(_)
-            | wit::Task::Scan(_) => match self.keep(task) {
-                Ok(task) => Begun::Runs(task),
+            | wit::Task::Scan(_) => match self.operate(task) {
+                Ok(task) => {
+                    let places = Arc::clone(&self.tasks.places.0);
+                    runs(async move {
+                        // It is never closed.
+                        let _place = places.acquire_owned().await;
+                        task.await
+                    })
+                }
                 Err(failure) => Begun::Over(self.refused(failure)),
             },
             wit::Task::Equals((name, candidate)) => match self.find_secret(&name) {
@@ -312,8 +371,8 @@ impl View {
                 None => Begun::Over(SecretError::Unknown.into()),
             },
             wit::Task::Call(wit::Invocation { function, export, arguments }) => {
-                match functions::parse(self, &function, &arguments) {
-                    Ok((grant, arguments)) => Begun::Calls(grant, export, arguments),
+                match functions::grant(self, &function) {
+                    Ok(grant) => Begun::Calls(grant, export, arguments),
                     Err(unanswered) => Begun::Over(unanswered.into()),
                 }
             }
@@ -321,7 +380,7 @@ impl View {
     }
 
     /// An operation on a bucket.
-    fn keep(&mut self, task: wit::Task) -> Result<BoxFuture<'static, Ended>, Failure> {
+    fn operate(&mut self, task: wit::Task) -> Result<BoxFuture<'static, Ended>, Failure> {
         use wit::Outcome;
         let buckets = self.keyvalue();
         let kept = |kept: Result<Outcome, Failure>| Ended::Kept(kept);
