@@ -75,3 +75,13 @@ pub(crate) mod script {
         exports: { default: async },
     });
 }
+
+/// What takes the types out of TypeScript.
+#[cfg(feature = "typescript")]
+pub(crate) mod typescript {
+    wasmtime::component::bindgen!({
+        path: "wit/script",
+        world: "isopod:script/typescript",
+        exports: { default: async },
+    });
+}

@@ -8,6 +8,8 @@ use crate::engine::entry::Entry;
 use crate::engine::export::Exports;
 use crate::engine::lease::{self, Blueprint, Lease};
 pub use crate::engine::script::Language;
+#[cfg(feature = "typescript")]
+use crate::engine::script::Stripper;
 use crate::engine::script::{Fit, Interpreter, Program, Script, Workshop};
 use crate::engine::stock::Stock;
 use crate::engine::trap::Fault;
@@ -26,6 +28,9 @@ pub const SCRIPT_TYPES: &str = include_str!("script/isopod.d.ts");
 
 /// The interpreter of JavaScript: see `guests/script`.
 const JAVASCRIPT: &[u8] = include_bytes!("script/javascript.wasm");
+/// What takes types out: see `guests/typescript`.
+#[cfg(feature = "typescript")]
+const TYPESCRIPT: &[u8] = include_bytes!("script/typescript.wasm");
 /// Bytes of a source. More is not what people write.
 const MAX_SOURCE: usize = 1024 * KIB as usize;
 
@@ -253,6 +258,12 @@ async fn compile(
         Language::JavaScript => {
             work_in(&interpreter.workshop, host, async |lease| interpreter.compile(lease, &source).await).await?
         }
+        #[cfg(feature = "typescript")]
+        Language::TypeScript => {
+            let stripper = host.interpreters.stripper(host).await?;
+            let plain = work_in(&stripper.workshop, host, async |lease| stripper.strip(lease, &source).await).await?;
+            work_in(&interpreter.workshop, host, async |lease| interpreter.compile(lease, &plain).await).await?
+        }
     };
     Ok(Program { source: source.into(), code })
 }
@@ -308,6 +319,8 @@ fn bind(
 pub(crate) struct Interpreters {
     /// For scripts that are metered by time, and by fuel.
     made: [OnceCell<Arc<Interpreter>>; 2],
+    #[cfg(feature = "typescript")]
+    stripper: OnceCell<Stripper>,
     /// For those that compile at once, so that they leave the slots to calls. Others wait.
     places: Semaphore,
 }
@@ -316,7 +329,12 @@ const PLACES: usize = 4;
 
 impl Default for Interpreters {
     fn default() -> Interpreters {
-        Interpreters { made: Default::default(), places: Semaphore::new(PLACES) }
+        Interpreters {
+            made: Default::default(),
+            #[cfg(feature = "typescript")]
+            stripper: OnceCell::new(),
+            places: Semaphore::new(PLACES),
+        }
     }
 }
 
@@ -325,6 +343,12 @@ impl Interpreters {
     async fn get(&self, fuel: bool, host: &Arc<host::Inner>) -> Result<Arc<Interpreter>> {
         let load = || fit(JAVASCRIPT, fuel, host, |fit| Interpreter::new(fit).map(Arc::new));
         self.made[usize::from(fuel)].get_or_try_init(load).await.cloned()
+    }
+
+    /// Loaded now, if this is the first script with types.
+    #[cfg(feature = "typescript")]
+    async fn stripper(&self, host: &Arc<host::Inner>) -> Result<&Stripper> {
+        self.stripper.get_or_try_init(|| fit(TYPESCRIPT, false, host, Stripper::new)).await
     }
 }
 

@@ -140,6 +140,9 @@ fn sources(root: &Path, entry: &Value) -> String {
     hex(&hash.finalize())
 }
 
+/// The guest that is not in `built/`, as isopod itself carries it.
+const CARRIED: &str = "typescript";
+
 /// The committed components are those of the committed sources: see `guests/README.md` for the rule.
 #[test]
 fn the_manifest_matches_sources_and_components() {
@@ -148,13 +151,15 @@ fn the_manifest_matches_sources_and_components() {
     let guests = manifest["guests"].as_object().unwrap();
     for (name, guest) in guests {
         assert_eq!(guest["sources_sha256"], sources(&root, guest), "{name}: its sources changed; rebuild it");
-        let wasm = std::fs::read(built(name)).unwrap();
-        assert_eq!(guest["wasm_sha256"], hex(&Sha256::digest(wasm)), "{name}: built/ and MANIFEST.json differ");
+        let wasm =
+            std::fs::read(if name == CARRIED { root.join(format!("../src/script/{name}.wasm")) } else { built(name) });
+        let digest = hex(&Sha256::digest(wasm.unwrap()));
+        assert_eq!(guest["wasm_sha256"], digest, "{name}: the component and MANIFEST.json differ");
     }
     let mut built: Vec<_> =
         std::fs::read_dir(root.join("built")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     built.sort();
-    let mut named: Vec<_> = guests.keys().map(|name| format!("{name}.wasm")).collect();
+    let mut named: Vec<_> = guests.keys().filter(|name| *name != CARRIED).map(|name| format!("{name}.wasm")).collect();
     named.sort();
     assert_eq!(built, named);
 }

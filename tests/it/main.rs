@@ -39,6 +39,8 @@ mod reuse;
 mod saas;
 mod scripts;
 mod scripts_access;
+#[cfg(feature = "typescript")]
+mod scripts_typescript;
 mod secrets;
 #[allow(dead_code, reason = "its `main` serves for ever")]
 #[path = "../../examples/serve.rs"]

@@ -1,4 +1,5 @@
-//! Builds the guests: rewrites `guests/built/*.wasm` and `guests/MANIFEST.json`. See `guests/README.md`.
+//! Builds the guests: rewrites `guests/built/*.wasm`, `src/script/typescript.wasm` and `guests/MANIFEST.json`. See
+//! `guests/README.md`.
 //!
 //! With `--check` nothing is written: it fails if a committed component is not what its sources give. A compiler of
 //! another version is not expected to give the same bytes: they are compared only if the recorded toolchain is the one
@@ -22,6 +23,8 @@ enum Kind {
     Wasip2,
     /// `c/<name>.c`, of the plugin world, whose bindings are in `c/gen`.
     C,
+    /// `<name>/`, a package with a lock file of its own, for wasm32-unknown-unknown. isopod itself carries it.
+    Package,
 }
 
 struct Guest {
@@ -59,6 +62,7 @@ const GUESTS: &[Guest] = &[
     guest("shapes", Kind::Rust, "wit/shapes.wit"),
     guest("text-stats", Kind::Rust, "wit/plugin.wit"),
     guest("thumbnail", Kind::Rust, "wit/thumbnail.wit"),
+    guest("typescript", Kind::Package, "../wit/script/typescript.wit"),
 ];
 
 /// What stands in MANIFEST.json. The tests of isopod read it too.
@@ -88,9 +92,10 @@ fn main() -> Result<()> {
 
     bindings_for_c(&root, check)?;
     let mut built = BTreeMap::new();
-    build_rust(&root, "wasm32-unknown-unknown", &encoder, &mut built)?;
-    build_rust(&root, "wasm32-wasip2", &encoder, &mut built)?;
+    build_rust(&root, UNKNOWN, &encoder, &mut built)?;
+    build_rust(&root, WASIP2, &encoder, &mut built)?;
     build_c(&root, &encoder, &mut built)?;
+    build_packages(&root, &encoder, &mut built)?;
 
     let mut guests = BTreeMap::new();
     for guest in GUESTS {
@@ -104,7 +109,7 @@ fn main() -> Result<()> {
         };
         println!("{:>9}  {}", wasm.len(), guest.name);
         if !check {
-            fs::write(component(&root, guest.name), wasm)?;
+            fs::write(component(&root, guest), wasm)?;
         }
         guests.insert(guest.name.to_string(), entry);
     }
@@ -121,11 +126,12 @@ fn compare(root: &Path, built: &BTreeMap<String, Entry>) -> Result<()> {
     let committed: Manifest = serde_json::from_str(&fs::read_to_string(root.join("MANIFEST.json"))?)?;
     ensure!(committed.guests.keys().eq(built.keys()), "MANIFEST.json lists other guests");
     let mut stale = Vec::new();
-    for (name, new) in built {
-        let old = &committed.guests[name];
+    for guest in GUESTS {
+        let name = guest.name;
+        let (old, new) = (&committed.guests[name], &built[name]);
         if old.sources_sha256 != new.sources_sha256 {
             stale.push(format!("{name}: its sources changed"));
-        } else if hex(&Sha256::digest(fs::read(component(root, name))?)) != old.wasm_sha256 {
+        } else if hex(&Sha256::digest(fs::read(component(root, guest))?)) != old.wasm_sha256 {
             stale.push(format!("{name}: the component is not the one in MANIFEST.json"));
         } else if old.toolchain != new.toolchain {
             println!("{name}: bytes not compared, it was built by {}", old.toolchain);
@@ -137,8 +143,9 @@ fn compare(root: &Path, built: &BTreeMap<String, Entry>) -> Result<()> {
     Ok(())
 }
 
-fn component(root: &Path, name: &str) -> PathBuf {
-    root.join("built").join(name).with_extension("wasm")
+fn component(root: &Path, guest: &Guest) -> PathBuf {
+    let folder = if matches!(guest.kind, Kind::Package) { "../src/script" } else { "built" };
+    root.join(folder).join(guest.name).with_extension("wasm")
 }
 
 // Building.
@@ -177,7 +184,7 @@ fn find_rust(target: &str) -> Result<Rust> {
     }
     let version = output(Command::new("/usr/bin/rustc").arg("-V"))?;
     let mut flags = remap_flags(Path::new("/usr"))?;
-    if target == "wasm32-wasip2" {
+    if target == WASIP2 {
         // rustup's std for this target has a libc inside, Debian's has not.
         let libc = "/usr/lib/wasm32-wasi";
         ensure!(Path::new(libc).join("libc.a").exists(), "{libc}/libc.a is missing: apt-get install wasi-libc");
@@ -208,33 +215,51 @@ fn remap_flags(sysroot: &Path) -> Result<Vec<String>> {
     Ok(flags)
 }
 
+const UNKNOWN: &str = "wasm32-unknown-unknown";
+const WASIP2: &str = "wasm32-wasip2";
+
+impl Rust {
+    /// Builds in that folder, and says where the modules are.
+    fn build(&self, folder: &Path, target: &str, what: impl IntoIterator<Item = String>, to: &Path) -> Result<PathBuf> {
+        let mut cargo = Command::new(self.cargo);
+        cargo.args(["build", "--locked", "--release", "--target", target]).args(self.args).args(what);
+        cargo.current_dir(folder).envs(self.envs.iter().copied());
+        // Whoever runs this may have flags of their own: they would change the bytes.
+        cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", self.flags.join("\u{1f}"));
+        cargo.env("CARGO_TARGET_DIR", to);
+        run(&mut cargo)?;
+        Ok(to.join(target).join("release"))
+    }
+}
+
 fn build_rust(root: &Path, target: &str, encoder: &str, built: &mut Built) -> Result<()> {
     let rust = find_rust(target)?;
     let names = GUESTS.iter().filter(|guest| match guest.kind {
-        Kind::Rust => target == "wasm32-unknown-unknown",
-        Kind::Wasip2 => target == "wasm32-wasip2",
-        Kind::C => false,
+        Kind::Rust => target == UNKNOWN,
+        Kind::Wasip2 => target == WASIP2,
+        Kind::C | Kind::Package => false,
     });
     let names: Vec<&'static str> = names.map(|guest| guest.name).collect();
-
-    let target_dir = target_dir(root);
-    let mut cargo = Command::new(rust.cargo);
-    cargo.args(["build", "--locked", "--release", "--package=guests", "--target", target]).args(rust.args);
-    cargo.args(names.iter().map(|name| format!("--bin={name}")));
-    cargo.current_dir(root).envs(rust.envs.iter().copied());
-    // Whoever runs this may have flags of their own: they would change the bytes.
-    cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", rust.flags.join("\u{1f}"));
-    cargo.env("CARGO_TARGET_DIR", &target_dir);
-    run(&mut cargo)?;
-
+    let what = ["--package=guests".to_string()].into_iter().chain(names.iter().map(|name| format!("--bin={name}")));
+    let modules = rust.build(root, target, what, &target_dir(root))?;
     for name in names {
-        let wasm = fs::read(target_dir.join(target).join("release").join(name).with_extension("wasm"))?;
+        let wasm = fs::read(modules.join(name).with_extension("wasm"))?;
         // wasip2's linker has made a component already.
         let entry = match target {
-            "wasm32-wasip2" => (wasm, rust.version.clone()),
+            WASIP2 => (wasm, rust.version.clone()),
             _ => (encode(&wasm)?, format!("{}, {encoder}", rust.version)),
         };
         built.insert(name, entry);
+    }
+    Ok(())
+}
+
+fn build_packages(root: &Path, encoder: &str, built: &mut Built) -> Result<()> {
+    let rust = find_rust(UNKNOWN)?;
+    for guest in GUESTS.iter().filter(|guest| matches!(guest.kind, Kind::Package)) {
+        let modules = rust.build(&root.join(guest.name), UNKNOWN, [], &target_dir(root).join(guest.name))?;
+        let wasm = fs::read(modules.join(guest.name).with_extension("wasm"))?;
+        built.insert(guest.name, (encode(&wasm)?, format!("{}, {encoder}", rust.version)));
     }
     Ok(())
 }
@@ -291,13 +316,16 @@ fn target_dir(root: &Path) -> PathBuf {
 // Sources and hashes.
 
 fn sources(root: &Path, guest: &Guest) -> Result<Vec<String>> {
-    let mut files = vec!["Cargo.lock".to_string()];
+    let name = guest.name;
+    let mut files = match guest.kind {
+        Kind::Rust | Kind::Wasip2 => vec!["Cargo.lock".into(), "Cargo.toml".into(), format!("src/bin/{name}.rs")],
+        Kind::C => vec!["Cargo.lock".into(), format!("c/{name}.c")],
+        Kind::Package => vec![format!("{name}/Cargo.lock"), format!("{name}/Cargo.toml")],
+    };
     match guest.kind {
-        Kind::Rust | Kind::Wasip2 => files.extend(["Cargo.toml".to_string(), format!("src/bin/{}.rs", guest.name)]),
-        Kind::C => {
-            files.push(format!("c/{}.c", guest.name));
-            add_files(root, "c/gen", &mut files)?;
-        }
+        Kind::Rust | Kind::Wasip2 => {}
+        Kind::C => add_files(root, "c/gen", &mut files)?,
+        Kind::Package => add_files(root, &format!("{name}/src"), &mut files)?,
     }
     if let Some(wit) = guest.wit {
         add_files(root, wit, &mut files)?;

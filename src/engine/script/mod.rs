@@ -10,6 +10,8 @@ use super::slots::Slots;
 use super::trap::{self, Fault};
 use super::{Component, Engine, Linker};
 use crate::bindings::script::{self as wit, InterpreterIndices};
+#[cfg(feature = "typescript")]
+use crate::bindings::typescript;
 use crate::capability::{self, Bound};
 use crate::clock::Nanos;
 use crate::error::{Error, ErrorKind, Limit, Result};
@@ -30,6 +32,11 @@ pub enum Language {
     /// with Unicode. There is no `Intl`, no `WebAssembly` and no `SharedArrayBuffer`; `eval` and `new Function` only
     /// [where you say so](crate::ScriptBuilder::eval).
     JavaScript,
+    /// JavaScript with types, which are taken out and not checked, by swc, which is a guest too. What is more than a type is
+    /// [`ErrorKind::InvalidScript`]: `enum`, namespaces with values, parameters that are properties. That is TypeScript as
+    /// its own option `erasableSyntaxOnly` has it.
+    #[cfg(feature = "typescript")]
+    TypeScript,
 }
 
 /// A guest that makes something of sources, each in an instance that ends with it.
@@ -97,6 +104,35 @@ impl Interpreter {
             Ok(code) => Ok(code.into()),
             Err(failure) => Err(explain(failure, source).into()),
         }
+    }
+}
+
+/// What makes JavaScript of TypeScript.
+#[cfg(feature = "typescript")]
+pub(crate) struct Stripper {
+    pub workshop: Workshop,
+    indices: typescript::TypescriptIndices,
+}
+
+#[cfg(feature = "typescript")]
+impl Stripper {
+    pub(crate) fn new(fit: Fit) -> Result<Stripper> {
+        let workshop = fit.workshop()?;
+        let indices = typescript::TypescriptIndices::new(&workshop.blueprint.pre).map_err(broken)?;
+        Ok(Stripper { workshop, indices })
+    }
+
+    /// The same source with blanks in place of types.
+    pub(crate) async fn strip(&self, lease: &mut Lease, source: &str) -> Result<String, Fault> {
+        lease.start(&self.workshop.blueprint.pre).await?;
+        let instance = lease.instance()?;
+        let guest = self.indices.load(&mut lease.store, &instance)?;
+        guest.call_strip(&mut lease.store, source).await?.map_err(|refusal| {
+            let typescript::Refusal { message, line, column } = refusal;
+            let exception = Exception::new("SyntaxError", &message, "", (line, column), source);
+            let text = format!("the source does not compile: {exception}");
+            Error::new(ErrorKind::InvalidScript, text).thrown(exception).into()
+        })
     }
 }
 
