@@ -76,6 +76,15 @@ pub(crate) mod script {
     });
 }
 
+/// What an interpreter does besides whose state is kept.
+pub(crate) mod snapshots {
+    wasmtime::component::bindgen!({
+        path: "wit/script",
+        world: "isopod:script/snapshots",
+        exports: { default: async },
+    });
+}
+
 /// What takes the types out of TypeScript.
 #[cfg(feature = "typescript")]
 pub(crate) mod typescript {

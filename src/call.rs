@@ -161,7 +161,7 @@ async fn run_in<L: Held, R>(
                     let imports = make(lease.store.data_mut());
                     lease.store.data_mut().imports = Some(imports);
                 }
-                if !lease.is_started() {
+                if !lease.is_started() && !function.entry.starts_itself() {
                     lease.start(&blueprint.pre).await?;
                 }
             }

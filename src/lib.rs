@@ -68,7 +68,7 @@ pub use isopod_macros::world;
 pub use limits::{KIB, Limits, LoadLimits, MIB, Trust, UNLIMITED, ms};
 pub use log::{Level, LogLine, LogRecord, LogSink, LogSource};
 pub use resource::{Resource, Resources};
-pub use script::{Language, SCRIPT_TYPES, ScriptBuilder};
+pub use script::{Interpreter, Language, SCRIPT_TYPES, ScriptBuilder};
 pub use store::Store;
 pub use usage::{Meter, Output, Receipt, Reply, Usage};
 #[cfg(feature = "compiler")]

@@ -1,16 +1,17 @@
 //! Scripts: a customer's source text as a [`Function`]. It runs in an interpreter that is a guest itself, so that a bug of
 //! the interpreter is only a guest's bug.
 
+use crate::bindings::script::Options;
 use crate::call;
 use crate::capability::functions::Caller;
 use crate::capability::{Binding, Bound, Clocks, Grant, Policy, Random, script};
 use crate::engine::entry::Entry;
 use crate::engine::export::Exports;
 use crate::engine::lease::{self, Blueprint, Lease};
-pub use crate::engine::script::Language;
 #[cfg(feature = "typescript")]
 use crate::engine::script::Stripper;
-use crate::engine::script::{Fit, Interpreter, Program, Script, Workshop};
+use crate::engine::script::{Fit, Image, Program, Runtime, Script, Snapshots, Workshop};
+pub use crate::engine::script::{Interpreter, Language};
 use crate::engine::stock::Stock;
 use crate::engine::trap::Fault;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,6 +19,8 @@ use crate::function::{self, Function, Kind, Parts};
 use crate::host::{self, Host};
 use crate::limits::{KIB, Limits, Resolved, Trust};
 use crate::load::{self, Loaded, Source};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::{OnceCell, Semaphore};
@@ -68,6 +71,7 @@ impl Host {
             prewarm: None,
             seed: None,
             eval: false,
+            snapshot: false,
         }
     }
 }
@@ -84,6 +88,7 @@ pub struct ScriptBuilder {
     prewarm: Option<u32>,
     seed: Option<u64>,
     eval: bool,
+    snapshot: bool,
 }
 
 impl ScriptBuilder {
@@ -135,6 +140,20 @@ impl ScriptBuilder {
         self
     }
 
+    /// Runs the top level once, now, and has each call begin with the state that it left: the same state, as calls change
+    /// only their own. For scripts whose top level takes long, such as one that makes tables, and for long ones that are
+    /// called often.
+    ///
+    /// What the top level saw stays as it was: the time, random numbers, and the order that hashing gives. It has no grants,
+    /// no `context` and no log, and nothing that it begins may be under way at its end; what it throws is an error of the
+    /// load. `Math.random` and `crypto` give each call what no other call has, unless the script drew it at the top level.
+    /// The state takes memory of the process besides, 60 KiB for a small script, and some milliseconds to load, and a host
+    /// some ten thousand of them: the system has a bound for mappings (`vm.max_map_count`).
+    pub fn snapshot(mut self) -> ScriptBuilder {
+        self.snapshot = true;
+        self
+    }
+
     /// Compiles the script. The first script of a host has the interpreter compiled, which takes about a second, or is taken
     /// from the host's [`Cache`](crate::Cache).
     ///
@@ -144,7 +163,10 @@ impl ScriptBuilder {
     /// [`ErrorKind::OutOfMemory`] for a memory limit below what the interpreter starts with;
     /// [`ErrorKind::TimedOut`], `OutOfMemory`, [`ErrorKind::OutputTooLarge`] or [`ErrorKind::Trapped`] for a source that takes
     /// more than a second, 64 MiB, 4 MiB of code or the stack to compile; [`ErrorKind::Overloaded`] where no slot is free
-    /// for that. Four compile at once, and others wait.
+    /// for that. Four compile at once, and others wait. For a [`snapshot`](ScriptBuilder::snapshot) also
+    /// [`ErrorKind::Thrown`] for what its top level throws, and the same kinds for one that takes more than that, or leaves
+    /// more than 4 MiB of memory in use. For an [`Interpreter`] that you bring, whatever ends the loading
+    /// of a component, and [`ErrorKind::WrongExport`] for one of another world.
     pub async fn load(self) -> Result<Function> {
         let name = Arc::clone(&self.name);
         self.build().await.map_err(|error| error.of(&name))
@@ -162,10 +184,14 @@ impl ScriptBuilder {
             let text = format!("`.deterministic(..)` excludes {why}");
             return Err(Error::new(ErrorKind::Misuse, text));
         }
-        let source = text(self.source)?;
-        let interpreter = host.interpreters.get(limits.fuel.is_some(), &host).await?;
-        let Blueprint { engine, pre, width, starts, .. } = &interpreter.workshop.blueprint;
-        load::fits(&interpreter.workshop.component, *width, &limits, host.engines.sizes)?;
+        if let Some(with) = self.snapshot.then(|| self.excludes_snapshot()).flatten() {
+            let text = format!("`.snapshot()` has no effect with {with}; remove one of them");
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        let source = text(self.source, &self.language)?;
+        let runtime = host.interpreters.get(&self.language, limits.fuel.is_some(), &host).await?;
+        let Blueprint { engine, pre, width, starts, .. } = &runtime.workshop.blueprint;
+        load::fits(&runtime.workshop.component, *width, &limits, host.engines.sizes)?;
         if let Some(prewarm) = self.prewarm {
             function::has_room(prewarm, *width, &host)?;
         }
@@ -178,11 +204,20 @@ impl ScriptBuilder {
             // Secrets are read where blocking is allowed.
             crate::blocking::unblock(move || bind(&host, &name, grants, &limits, &clocks, &random)).await?
         };
-        let program = compile(source, self.language, &interpreter, &host).await?;
+        let options = if self.eval { Options::EVAL } else { Options::empty() };
+        let press = Press {
+            host: &host,
+            runtime: &runtime,
+            language: &self.language,
+            options,
+            limits: &limits,
+            snapshot: self.snapshot.then_some(&bound),
+        };
+        let program = press.program(source).await?;
         let blueprint = Blueprint {
             engine: Arc::clone(engine),
             pre: pre.clone(),
-            fuel_interval: lease::fuel_interval(&interpreter.workshop.component),
+            fuel_interval: lease::fuel_interval(&runtime.workshop.component),
             tick: host.ticker.tick(),
             imports: None,
             prepare: None,
@@ -193,11 +228,20 @@ impl ScriptBuilder {
         };
         let probe = self.prewarm.map(|_| pre.clone());
         let stock = self.prewarm.map(|prewarm| Stock::new(prewarm, Arc::new(blueprint.bound.early())));
-        let entry = Entry::Script(Script::new(Arc::clone(&interpreter), self.language, program, self.eval));
+        let entry = Entry::Script(Script::new(Arc::clone(&runtime), self.language, program, options));
         let Self { name, callable, .. } = self;
         let (kind, exports) = (Kind::Script, Exports::default());
         let parts = Parts { name, host, blueprint, stock, reuse: None, kind, entry, exports, probe, callable };
         parts.assemble()?.stocked().await
+    }
+
+    /// What a snapshot is not for.
+    fn excludes_snapshot(&self) -> Option<&'static str> {
+        match self.language {
+            Language::Of(_) => Some("an interpreter of your own, whose state is not known"),
+            _ if self.prewarm.is_some() => Some("`.prewarm(..)`, which keeps the interpreter ready without a script"),
+            _ => None,
+        }
     }
 }
 
@@ -214,7 +258,15 @@ impl Function {
                 let text = "`update` is for scripts; load the component again under the same name";
                 return Err(Error::new(ErrorKind::Misuse, text));
             };
-            let program = compile(text(source.into())?, script.language, script.interpreter(), &inner.host).await?;
+            let press = Press {
+                host: &inner.host,
+                runtime: script.runtime(),
+                language: &script.language,
+                options: script.options,
+                limits: inner.limits(),
+                snapshot: script.is_snapshot().then_some(&inner.pool.blueprint.bound),
+            };
+            let program = press.program(text(source.into(), &script.language)?).await?;
             script.replace(program);
             Ok(())
         };
@@ -223,7 +275,7 @@ impl Function {
 }
 
 /// The source as text.
-fn text(source: Vec<u8>) -> Result<String> {
+fn text(source: Vec<u8>, language: &Language) -> Result<String> {
     let invalid = |text: String| Err(Error::new(ErrorKind::InvalidScript, text));
     if source.len() > MAX_SOURCE {
         return invalid(format!("the source has {} bytes, more than {MAX_SOURCE}; make it shorter", source.len()));
@@ -240,50 +292,83 @@ fn text(source: Vec<u8>) -> Result<String> {
         text.remove(0);
     }
     if text.trim().is_empty() {
-        return invalid("the source is empty; write `export default function (input) { .. }`".to_owned());
+        return invalid(format!("the source is empty{}", language.hint()));
     }
     Ok(text)
 }
 
-/// Has an interpreter compile it.
-async fn compile(
-    source: String,
-    language: Language,
-    interpreter: &Interpreter,
-    host: &Arc<host::Inner>,
-) -> Result<Program> {
-    // It is never closed.
-    let _place = host.interpreters.places.acquire().await;
-    let code = match language {
-        Language::JavaScript => {
-            work_in(&interpreter.workshop, host, async |lease| interpreter.compile(lease, &source).await).await?
-        }
-        #[cfg(feature = "typescript")]
-        Language::TypeScript => {
-            let stripper = host.interpreters.stripper(host).await?;
-            let plain = work_in(&stripper.workshop, host, async |lease| stripper.strip(lease, &source).await).await?;
-            work_in(&interpreter.workshop, host, async |lease| interpreter.compile(lease, &plain).await).await?
-        }
-    };
-    Ok(Program { source: source.into(), code })
+const MOST_SOURCE: &str = "the source takes more to compile than it may; make it shorter or less nested";
+const MOST_STATE: &str = "the top level takes more than that of a snapshot may: a second, 64 MiB, or 4 MiB at its end with what the interpreter itself has; do less there, or remove `.snapshot()`";
+
+/// By what a source is made a program.
+struct Press<'a> {
+    host: &'a Arc<host::Inner>,
+    runtime: &'a Arc<Runtime>,
+    language: &'a Language,
+    options: Options,
+    /// Those of the calls.
+    limits: &'a Resolved,
+    /// If its top level is to run now, what the script is bound to.
+    snapshot: Option<&'a Bound>,
 }
 
-/// Has something done with a source, under the limits of the workshop.
-async fn work_in<R>(
-    workshop: &Workshop,
-    host: &Arc<host::Inner>,
-    work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
-) -> Result<R> {
-    let limits = &workshop.blueprint.limits;
-    let Some(mut lease) = workshop.open(&host.slots, host.clock.now().plus(limits.deadline)) else {
-        let text = "every slot is taken, and compiling a script needs one; try again later";
-        return Err(Error::new(ErrorKind::Overloaded, text));
-    };
-    let done = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await;
-    done.map(|(made, _)| made).map_err(|error| match error.kind() {
-        ErrorKind::InvalidScript | ErrorKind::Internal => error,
-        kind => Error::new(kind, "the source takes more to compile than it may; make it shorter or less nested"),
-    })
+impl Press<'_> {
+    async fn program(&self, source: String) -> Result<Program> {
+        // It is never closed.
+        let _place = self.host.interpreters.places.acquire().await;
+        let plain = match self.language {
+            Language::JavaScript | Language::Of(_) => None,
+            #[cfg(feature = "typescript")]
+            Language::TypeScript => {
+                let stripper = self.host.interpreters.stripper(self.host).await?;
+                Some(self.work_in(&stripper.workshop, None, async |lease| stripper.strip(lease, &source).await).await?)
+            }
+        };
+        let plain = plain.as_ref().unwrap_or(&source);
+        let compile = async |lease: &mut Lease| self.runtime.compile(lease, plain, self.language).await;
+        let code = self.work_in(&self.runtime.workshop, None, compile).await?;
+        let image = match self.snapshot {
+            Some(bound) => Some(self.image(bound, &source, &code).await?),
+            None => None,
+        };
+        Ok(Program { source: source.into(), code, image })
+    }
+
+    /// Runs the top level, and keeps what it leaves.
+    async fn image(&self, bound: &Bound, source: &str, code: &[u8]) -> Result<Image> {
+        let snapshots = Arc::clone(self.host.interpreters.snapshots(self.limits.fuel.is_some(), self.host).await?);
+        let run = async |lease: &mut Lease| snapshots.run(lease, (source, code), self.language, self.options).await;
+        let early = Arc::new(bound.early());
+        let frozen = self.work_in(&snapshots.runtime.workshop, Some(&early), run).await?;
+        if frozen.memory > self.limits.memory {
+            let text = format!(
+                "the state of the snapshot takes {} bytes of memory, more than the limit of {}; raise `Limits::memory`",
+                frozen.memory, self.limits.memory
+            );
+            return Err(Error::new(ErrorKind::OutOfMemory, text));
+        }
+        crate::blocking::unblock(move || snapshots.keep(&frozen)).await
+    }
+
+    /// Has something done with a source, under the limits of the workshop; `bound` says what it reaches, if that is anything.
+    async fn work_in<R>(
+        &self,
+        workshop: &Workshop,
+        bound: Option<&Arc<Bound>>,
+        work: impl AsyncFnOnce(&mut Lease) -> Result<R, Fault>,
+    ) -> Result<R> {
+        let (host, Blueprint { limits, bound: nothing, .. }) = (self.host, &workshop.blueprint);
+        let deadline = host.clock.now().plus(limits.deadline);
+        let Some(mut lease) = workshop.open(&host.slots, bound.unwrap_or(nothing), deadline) else {
+            let text = "every slot is taken, and compiling a script needs one; try again later";
+            return Err(Error::new(ErrorKind::Overloaded, text));
+        };
+        let done = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await;
+        done.map(|(made, _)| made).map_err(|error| match error.kind() {
+            ErrorKind::InvalidScript | ErrorKind::Internal | ErrorKind::Thrown => error,
+            kind => Error::new(kind, if bound.is_some() { MOST_STATE } else { MOST_SOURCE }),
+        })
+    }
 }
 
 fn bind(
@@ -317,57 +402,68 @@ fn bind(
 
 /// The interpreters of a host.
 pub(crate) struct Interpreters {
-    /// For scripts that are metered by time, and by fuel.
-    made: [OnceCell<Arc<Interpreter>>; 2],
+    /// Those that scripts run in: isopod's own, and others. Each for scripts that are metered by time, or by fuel.
+    made: Mutex<HashMap<(Option<Interpreter>, bool), Once<Runtime>>>,
+    snapshots: [Once<Snapshots>; 2],
     #[cfg(feature = "typescript")]
-    stripper: OnceCell<Stripper>,
+    stripper: Once<Stripper>,
     /// For those that compile at once, so that they leave the slots to calls. Others wait.
     places: Semaphore,
 }
+
+/// Loaded when the first asks for it.
+type Once<G> = Arc<OnceCell<Arc<G>>>;
 
 const PLACES: usize = 4;
 
 impl Default for Interpreters {
     fn default() -> Interpreters {
         Interpreters {
-            made: Default::default(),
+            made: Mutex::default(),
+            snapshots: Default::default(),
             #[cfg(feature = "typescript")]
-            stripper: OnceCell::new(),
+            stripper: Once::default(),
             places: Semaphore::new(PLACES),
         }
     }
 }
 
 impl Interpreters {
-    /// Loaded now, if this is the first script.
-    async fn get(&self, fuel: bool, host: &Arc<host::Inner>) -> Result<Arc<Interpreter>> {
-        let load = || fit(JAVASCRIPT, fuel, host, |fit| Interpreter::new(fit).map(Arc::new));
-        self.made[usize::from(fuel)].get_or_try_init(load).await.cloned()
+    async fn get(&self, language: &Language, fuel: bool, host: &Arc<host::Inner>) -> Result<Arc<Runtime>> {
+        let own = language.interpreter();
+        let made = Arc::clone(self.made.lock().entry((own.cloned(), fuel)).or_default());
+        let component = own.map_or(JAVASCRIPT, Interpreter::component);
+        made.get_or_try_init(|| fit(component.to_vec(), fuel, host, Runtime::new)).await.cloned()
     }
 
-    /// Loaded now, if this is the first script with types.
+    async fn snapshots(&self, fuel: bool, host: &Arc<host::Inner>) -> Result<&Arc<Snapshots>> {
+        let load = async || fit(Snapshots::component(JAVASCRIPT)?, fuel, host, Snapshots::new).await;
+        self.snapshots[usize::from(fuel)].get_or_try_init(load).await
+    }
+
     #[cfg(feature = "typescript")]
-    async fn stripper(&self, host: &Arc<host::Inner>) -> Result<&Stripper> {
-        self.stripper.get_or_try_init(|| fit(TYPESCRIPT, false, host, Stripper::new)).await
+    async fn stripper(&self, host: &Arc<host::Inner>) -> Result<&Arc<Stripper>> {
+        self.stripper.get_or_try_init(|| fit(TYPESCRIPT.to_vec(), false, host, Stripper::new)).await
     }
 }
 
-/// Loads a guest of isopod's own.
-async fn fit<G: Send + 'static>(
-    component: &'static [u8],
+/// Loads a guest that works on sources.
+async fn fit<G: Send + Sync + 'static>(
+    component: Vec<u8>,
     fuel: bool,
     host: &Arc<host::Inner>,
     make: fn(Fit) -> Result<G>,
-) -> Result<G> {
+) -> Result<Arc<G>> {
     let host = Arc::clone(host);
     crate::blocking::unblock(move || {
         let limits = Limits::default();
         let limits = if fuel { limits.fuel(u64::MAX) } else { limits };
         let limits = limits.resolve()?;
-        let loaded = load::load(Source::Bytes(component.to_vec()), Some(Trust::Own.into()), &limits, &host)?;
+        let loaded = load::load(Source::Bytes(component), Some(Trust::Own.into()), &limits, &host)?;
         let Loaded { engine, component, width, starts, .. } = loaded;
         let bound = bind(&host, &Arc::from("the interpreter"), Vec::new(), &limits, &host.clocks, &host.random)?;
         make(Fit { engine, component, width, starts, limits, bound: Arc::new(bound), tick: host.ticker.tick() })
+            .map(Arc::new)
     })
     .await
 }

@@ -9,7 +9,7 @@
 #include "libunicode.c"
 #include "quickjs.c"
 
-#include "interpreter.h"
+#include "javascript.h"
 #include "prelude.h"
 
 // What a failure says at most, in bytes; the host cuts it again.
@@ -43,7 +43,7 @@ int32_t __imported_wasi_snapshot_preview1_fd_write(int32_t fd, int32_t from, int
 
 // Failures.
 
-typedef interpreter_failure_t failure_t;
+typedef javascript_failure_t failure_t;
 
 // QuickJS writes half of a pair of surrogates as if it were a character, which is no UTF-8. In its place goes the mark of
 // Unicode for what cannot be read, which is as long.
@@ -52,7 +52,7 @@ static void mend(char *text, size_t len) {
         if (at[0] == 0xed && at[1] >= 0xa0) memcpy(at, "\xef\xbf\xbd", 3);
 }
 
-static void set_text(interpreter_string_t *to, const char *text, size_t len) {
+static void set_text(javascript_string_t *to, const char *text, size_t len) {
     if (len > MAX_TEXT) {
         len = MAX_TEXT;
         while (len > 0 && ((uint8_t)text[len] & 0xc0) == 0x80) len--;
@@ -64,7 +64,7 @@ static void set_text(interpreter_string_t *to, const char *text, size_t len) {
     to->len = len;
 }
 
-static void fail(failure_t *to, interpreter_cause_t cause, const char *name, const char *message) {
+static void fail(failure_t *to, javascript_cause_t cause, const char *name, const char *message) {
     memset(to, 0, sizeof *to);
     to->cause = cause;
     set_text(&to->name, name, strlen(name));
@@ -73,7 +73,7 @@ static void fail(failure_t *to, interpreter_cause_t cause, const char *name, con
 }
 
 // A property as text, if that can be had without trouble.
-static void get_text(interpreter_string_t *to, JSValueConst of, const char *property) {
+static void get_text(javascript_string_t *to, JSValueConst of, const char *property) {
     JSValue value = JS_GetPropertyStr(ctx, of, property);
     size_t len = 0;
     const char *text = JS_IsUndefined(value) || JS_IsException(value) ? NULL : JS_ToCStringLen(ctx, &len, value);
@@ -98,12 +98,12 @@ static void find_place(failure_t *to) {
     }
 }
 
-static bool is(interpreter_string_t *text, const char *other) {
+static bool is(javascript_string_t *text, const char *other) {
     return text->len == strlen(other) && !memcmp(text->ptr, other, text->len);
 }
 
 // What was thrown.
-static void tell(failure_t *to, JSValue thrown, interpreter_cause_t cause) {
+static void tell(failure_t *to, JSValue thrown, javascript_cause_t cause) {
     memset(to, 0, sizeof *to);
     to->cause = cause;
     if (JS_IsObject(thrown)) {
@@ -113,7 +113,7 @@ static void tell(failure_t *to, JSValue thrown, interpreter_cause_t cause) {
         find_place(to);
         if (JS_IsError(thrown)) {
             if (is(&to->name, "InternalError") && is(&to->message, "out of memory")) {
-                to->cause = INTERPRETER_CAUSE_OUT_OF_MEMORY;
+                to->cause = JAVASCRIPT_CAUSE_OUT_OF_MEMORY;
             }
             return;
         }
@@ -129,7 +129,7 @@ static void tell(failure_t *to, JSValue thrown, interpreter_cause_t cause) {
     }
 }
 
-static bool threw(failure_t *to, interpreter_cause_t cause) {
+static bool threw(failure_t *to, javascript_cause_t cause) {
     tell(to, JS_GetException(ctx), cause);
     return false;
 }
@@ -149,7 +149,7 @@ static struct task {
 static size_t task_count, task_room;
 
 // Copies of what a script gives, to be freed with the task. What is no text is made one.
-static bool take_text(JSValueConst from, interpreter_string_t *to) {
+static bool take_text(JSValueConst from, javascript_string_t *to) {
     size_t len;
     const char *text = JS_ToCStringLen(ctx, &len, from);
     if (!text) return false;
@@ -165,12 +165,12 @@ static bool take_text(JSValueConst from, interpreter_string_t *to) {
     return true;
 }
 
-static bool take_optional(JSValueConst from, interpreter_option_string_t *to) {
+static bool take_optional(JSValueConst from, javascript_option_string_t *to) {
     to->is_some = !JS_IsUndefined(from) && !JS_IsNull(from);
     return !to->is_some || take_text(from, &to->val);
 }
 
-static bool take_bytes(JSValueConst from, interpreter_list_u8_t *to) {
+static bool take_bytes(JSValueConst from, javascript_list_u8_t *to) {
     size_t len;
     uint8_t *bytes = JS_GetUint8Array(ctx, &len, from);
     if (!bytes && len) return false;
@@ -184,7 +184,7 @@ static bool take_bytes(JSValueConst from, interpreter_list_u8_t *to) {
 }
 
 // Names and values of headers in turn.
-static bool take_headers(JSValueConst from, interpreter_list_tuple2_string_string_t *to) {
+static bool take_headers(JSValueConst from, javascript_list_tuple2_string_string_t *to) {
     int64_t len;
     if (JS_GetLength(ctx, from, &len)) return false;
     if (len < 2) return true;
@@ -281,11 +281,11 @@ static JSValue js_begin(JSContext *ctx, JSValueConst this, int argc, JSValueCons
     return JS_NewUint32(ctx, id);
 }
 
-static JSValue text_value(const interpreter_string_t *text) {
+static JSValue text_value(const javascript_string_t *text) {
     return JS_NewStringLen(ctx, (const char *)text->ptr, text->len);
 }
 
-static JSValue texts_value(const interpreter_list_string_t *texts) {
+static JSValue texts_value(const javascript_list_string_t *texts) {
     JSValue array = JS_NewArray(ctx);
     for (size_t i = 0; i < texts->len; i++) JS_SetPropertyUint32(ctx, array, i, text_value(&texts->ptr[i]));
     return array;
@@ -355,11 +355,11 @@ static bool settle(JSValue promise, failure_t *to) {
         while ((ran = JS_ExecutePendingJob(rt, &of)) > 0) {
             if (JS_PromiseState(ctx, promise) != JS_PROMISE_PENDING) return true;
         }
-        if (ran < 0) return threw(to, INTERPRETER_CAUSE_THROWN);
+        if (ran < 0) return threw(to, JAVASCRIPT_CAUSE_THROWN);
         if (JS_PromiseState(ctx, promise) != JS_PROMISE_PENDING) return true;
         isopod_script_tasks_tuple2_u32_outcome_t over;
         if (!isopod_script_tasks_wait(&over)) {
-            fail(to, INTERPRETER_CAUSE_STUCK, "Error", "it awaits a promise that nothing can settle any more");
+            fail(to, JAVASCRIPT_CAUSE_STUCK, "Error", "it awaits a promise that nothing can settle any more");
             return false;
         }
         for (size_t i = 0; i < task_count; i++) {
@@ -369,9 +369,9 @@ static bool settle(JSValue promise, failure_t *to) {
             int count = outcome_values(&over.f1, values);
             isopod_script_tasks_outcome_free(&over.f1);
             for (int at = 0; at < count; at++)
-                if (JS_IsException(values[at])) return threw(to, INTERPRETER_CAUSE_OUT_OF_MEMORY);
+                if (JS_IsException(values[at])) return threw(to, JAVASCRIPT_CAUSE_OUT_OF_MEMORY);
             JSValue gave = JS_Call(ctx, done, JS_UNDEFINED, count, values);
-            if (JS_IsException(gave)) return threw(to, INTERPRETER_CAUSE_THROWN);
+            if (JS_IsException(gave)) return threw(to, JAVASCRIPT_CAUSE_THROWN);
             while (count) JS_FreeValue(ctx, values[--count]);
             JS_FreeValue(ctx, gave);
             JS_FreeValue(ctx, done);
@@ -387,7 +387,7 @@ static bool await(JSValue *value, failure_t *to) {
     if (!settle(promise, to)) return false;
     *value = JS_PromiseResult(ctx, promise);
     if (JS_PromiseState(ctx, promise) != JS_PROMISE_REJECTED) return true;
-    tell(to, *value, INTERPRETER_CAUSE_THROWN);
+    tell(to, *value, JAVASCRIPT_CAUSE_THROWN);
     return false;
 }
 
@@ -400,7 +400,7 @@ static JSValue js_log(JSContext *ctx, JSValueConst this, int argc, JSValueConst 
     const char *text = JS_ToCStringLen(ctx, &len, argv[1]);
     if (!text) return JS_EXCEPTION;
     mend((char *)text, len);
-    interpreter_string_t message = {(uint8_t *)text, len};
+    javascript_string_t message = {(uint8_t *)text, len};
     isopod_script_host_log(level, &message);
     JS_FreeCString(ctx, text);
     return JS_UNDEFINED;
@@ -414,7 +414,7 @@ static JSValue js_random(JSContext *ctx, JSValueConst this, int argc, JSValueCon
     uint8_t *bytes = JS_GetArrayBuffer(ctx, &all, buffer);
     JS_FreeValue(ctx, buffer);
     if (!bytes || offset + len > all) return JS_ThrowTypeError(ctx, "the array is detached");
-    interpreter_list_u8_t drawn;
+    javascript_list_u8_t drawn;
     isopod_script_host_random(len, &drawn);
     if (drawn.len == len) memcpy(bytes + offset, drawn.ptr, len);
     free(drawn.ptr);
@@ -435,14 +435,14 @@ static JSValue js_context(JSContext *ctx, JSValueConst this, int argc, JSValueCo
 }
 
 // A text by its name, or null.
-static JSValue look_up(JSValueConst name, bool (*find)(interpreter_string_t *, interpreter_string_t *)) {
-    interpreter_string_t key = {0}, found;
+static JSValue look_up(JSValueConst name, bool (*find)(javascript_string_t *, javascript_string_t *)) {
+    javascript_string_t key = {0}, found;
     if (!take_text(name, &key)) return JS_EXCEPTION;
     bool known = find(&key, &found);
-    interpreter_string_free(&key);
+    javascript_string_free(&key);
     if (!known) return JS_NULL;
     JSValue text = text_value(&found);
-    interpreter_string_free(&found);
+    javascript_string_free(&found);
     return text;
 }
 
@@ -454,34 +454,34 @@ static JSValue js_secret(JSContext *ctx, JSValueConst this, int argc, JSValueCon
     return look_up(argv[0], isopod_script_host_secret);
 }
 
-static JSValue parts_value(bool is_url, interpreter_list_string_t *parts) {
+static JSValue parts_value(bool is_url, javascript_list_string_t *parts) {
     if (!is_url) return JS_NULL;
     JSValue array = texts_value(parts);
-    interpreter_list_string_free(parts);
+    javascript_list_string_free(parts);
     return array;
 }
 
 static JSValue js_url(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
-    interpreter_string_t text = {0};
-    interpreter_option_string_t base = {0};
+    javascript_string_t text = {0};
+    javascript_option_string_t base = {0};
     JSValue url = JS_EXCEPTION;
     if (take_text(argv[0], &text) && take_optional(argv[1], &base)) {
-        interpreter_list_string_t parts;
+        javascript_list_string_t parts;
         url = parts_value(isopod_script_host_url(&text, base.is_some ? &base.val : NULL, &parts), &parts);
     }
-    interpreter_string_free(&text);
-    interpreter_option_string_free(&base);
+    javascript_string_free(&text);
+    javascript_option_string_free(&base);
     return url;
 }
 
 static JSValue js_with_part(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
-    interpreter_string_t texts[3] = {{0}};
+    javascript_string_t texts[3] = {{0}};
     JSValue url = JS_EXCEPTION;
     if (take_text(argv[0], &texts[0]) && take_text(argv[1], &texts[1]) && take_text(argv[2], &texts[2])) {
-        interpreter_list_string_t parts;
+        javascript_list_string_t parts;
         url = parts_value(isopod_script_host_with_part(&texts[0], &texts[1], &texts[2], &parts), &parts);
     }
-    for (int i = 0; i < 3; i++) interpreter_string_free(&texts[i]);
+    for (int i = 0; i < 3; i++) javascript_string_free(&texts[i]);
     return url;
 }
 
@@ -583,83 +583,83 @@ __attribute__((export_name("wizer-initialize"))) void start(void) {
 
 // Exports.
 
-bool exports_interpreter_compile(interpreter_string_t *source, interpreter_list_u8_t *ret, failure_t *err) {
+bool exports_javascript_compile(javascript_string_t *source, javascript_list_u8_t *ret, failure_t *err) {
     begin();
     JS_AddIntrinsicEval(ctx);
     // QuickJS reads one byte beyond the end.
     char *text = malloc(source->len + 1);
     if (!text) {
-        fail(err, INTERPRETER_CAUSE_OUT_OF_MEMORY, "InternalError", "out of memory");
+        fail(err, JAVASCRIPT_CAUSE_OUT_OF_MEMORY, "InternalError", "out of memory");
         return false;
     }
     memcpy(text, source->ptr, source->len);
     text[source->len] = 0;
     JSValue module = JS_Eval(ctx, text, source->len, NAME, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
-    if (JS_IsException(module)) return threw(err, INTERPRETER_CAUSE_SYNTAX);
+    if (JS_IsException(module)) return threw(err, JAVASCRIPT_CAUSE_SYNTAX);
     JSModuleDef *def = JS_VALUE_GET_PTR(module);
     bool found = false;
     for (int i = 0; i < def->export_entries_count; i++) found |= def->export_entries[i].export_name == JS_ATOM_default;
     if (!found) {
-        fail(err, INTERPRETER_CAUSE_NO_FUNCTION, "", "it has no default export");
+        fail(err, JAVASCRIPT_CAUSE_NO_FUNCTION, "", "it has no default export");
         return false;
     }
     size_t size;
     uint8_t *code = JS_WriteObject(ctx, &size, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
-    if (!code) return threw(err, INTERPRETER_CAUSE_SYNTAX);
-    *ret = (interpreter_list_u8_t){code, size};
+    if (!code) return threw(err, JAVASCRIPT_CAUSE_SYNTAX);
+    *ret = (javascript_list_u8_t){code, size};
     return true;
 }
 
-bool exports_interpreter_load(interpreter_list_u8_t *code, interpreter_options_t options, uint64_t seed, uint32_t salt,
+bool exports_javascript_load(javascript_list_u8_t *code, javascript_options_t options, uint64_t seed, uint32_t salt,
                               failure_t *err) {
     begin();
     ctx->random_state = seed ? seed : 1;
     ctx->hash_seed = salt;
-    if (options & INTERPRETER_OPTIONS_EVAL) JS_AddIntrinsicEval(ctx);
+    if (options & JAVASCRIPT_OPTIONS_EVAL) JS_AddIntrinsicEval(ctx);
     JSValue module = JS_ReadObject(ctx, code->ptr, code->len, JS_READ_OBJ_BYTECODE);
-    if (JS_IsException(module) || JS_ResolveModule(ctx, module) < 0) return threw(err, INTERPRETER_CAUSE_SYNTAX);
+    if (JS_IsException(module) || JS_ResolveModule(ctx, module) < 0) return threw(err, JAVASCRIPT_CAUSE_SYNTAX);
     JSModuleDef *def = JS_VALUE_GET_PTR(module);
     JSValue done = JS_EvalFunction(ctx, module);
-    if (JS_IsException(done)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (JS_IsException(done)) return threw(err, JAVASCRIPT_CAUSE_THROWN);
     if (!await(&done, err)) return false;
     JSValue namespace = JS_GetModuleNamespace(ctx, def);
-    if (JS_IsException(namespace)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (JS_IsException(namespace)) return threw(err, JAVASCRIPT_CAUSE_THROWN);
     entry = JS_GetProperty(ctx, namespace, JS_ATOM_default);
-    if (JS_IsException(entry)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (JS_IsException(entry)) return threw(err, JAVASCRIPT_CAUSE_THROWN);
     if (!JS_IsFunction(ctx, entry)) {
-        fail(err, INTERPRETER_CAUSE_NO_FUNCTION, "", "its default export is no function");
+        fail(err, JAVASCRIPT_CAUSE_NO_FUNCTION, "", "its default export is no function");
         return false;
     }
     return true;
 }
 
 static bool no_json(failure_t *to, const char *message) {
-    fail(to, INTERPRETER_CAUSE_NO_JSON, "TypeError", message);
+    fail(to, JAVASCRIPT_CAUSE_NO_JSON, "TypeError", message);
     return false;
 }
 
-bool exports_interpreter_run(interpreter_value_t *input, interpreter_value_t *ret, failure_t *err) {
+bool exports_javascript_run(javascript_value_t *input, javascript_value_t *ret, failure_t *err) {
     begin();
-    interpreter_list_u8_t *given = &input->val.json;
+    javascript_list_u8_t *given = &input->val.json;
     JSValue argument;
-    if (input->tag == INTERPRETER_VALUE_JSON) {
+    if (input->tag == JAVASCRIPT_VALUE_JSON) {
         // It ends with a zero byte, which JS_ParseJSON wants beyond the end.
         argument = JS_ParseJSON(ctx, (char *)given->ptr, given->len - 1, "input");
     } else {
         argument = JS_NewUint8ArrayCopy(ctx, given->ptr, given->len);
     }
-    if (JS_IsException(argument)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (JS_IsException(argument)) return threw(err, JAVASCRIPT_CAUSE_THROWN);
     JSValueConst arguments[] = {argument, call_context};
     JSValue result = JS_Call(ctx, entry, JS_UNDEFINED, 2, arguments);
-    if (JS_IsException(result)) return threw(err, INTERPRETER_CAUSE_THROWN);
+    if (JS_IsException(result)) return threw(err, JAVASCRIPT_CAUSE_THROWN);
     if (!await(&result, err)) return false;
     if (JS_GetTypedArrayType(result) == JS_TYPED_ARRAY_UINT8) {
         size_t len;
         uint8_t *bytes = JS_GetUint8Array(ctx, &len, result);
-        ret->tag = INTERPRETER_VALUE_BYTES;
+        ret->tag = JAVASCRIPT_VALUE_BYTES;
         ret->val.bytes.ptr = malloc(len ? len : 1);
         if (!ret->val.bytes.ptr) {
-            fail(err, INTERPRETER_CAUSE_OUT_OF_MEMORY, "InternalError", "out of memory");
+            fail(err, JAVASCRIPT_CAUSE_OUT_OF_MEMORY, "InternalError", "out of memory");
             return false;
         }
         memcpy(ret->val.bytes.ptr, bytes, len);
@@ -667,18 +667,31 @@ bool exports_interpreter_run(interpreter_value_t *input, interpreter_value_t *re
         return true;
     }
     JSValue json = JS_JSONStringify(ctx, result, JS_UNDEFINED, JS_UNDEFINED);
-    if (JS_IsException(json)) return threw(err, INTERPRETER_CAUSE_NO_JSON);
+    if (JS_IsException(json)) return threw(err, JAVASCRIPT_CAUSE_NO_JSON);
     if (JS_IsUndefined(result)) return no_json(err, "it gave nothing: `undefined`");
     if (JS_IsUndefined(json)) return no_json(err, "it gave a function or a symbol");
     size_t len;
     const char *text = JS_ToCStringLen(ctx, &len, json);
-    if (!text) return threw(err, INTERPRETER_CAUSE_OUT_OF_MEMORY);
-    ret->tag = INTERPRETER_VALUE_JSON;
-    ret->val.json = (interpreter_list_u8_t){(uint8_t *)text, len};
+    if (!text) return threw(err, JAVASCRIPT_CAUSE_OUT_OF_MEMORY);
+    ret->tag = JAVASCRIPT_VALUE_JSON;
+    ret->val.json = (javascript_list_u8_t){(uint8_t *)text, len};
     return true;
 }
 
+// Its memory but for the stack, which lies below all else and which nothing is on between calls. It is read where it is.
+bool exports_javascript_image(javascript_tuple2_u32_list_u8_t *ret) {
+    extern char __global_base;
+    if (task_count) return false;
+    uint32_t start = (uint32_t)&__global_base;
+    *ret = (javascript_tuple2_u32_list_u8_t){start, {(uint8_t *)start, __builtin_wasm_memory_size(0) * 65536 - start}};
+    return true;
+}
+
+// Maps keep the hashes of their keys: their seed stays that of `load`.
+void exports_javascript_wake(uint64_t seed) { ctx->random_state = seed ? seed : 1; }
+
 // What the bindings would free after a call: here nothing is freed, and what was QuickJS's was never malloc's.
-void __wasm_export_exports_interpreter_compile_post_return(uint8_t *result) {}
-void __wasm_export_exports_interpreter_load_post_return(uint8_t *result) {}
-void __wasm_export_exports_interpreter_run_post_return(uint8_t *result) {}
+void __wasm_export_exports_javascript_compile_post_return(uint8_t *result) {}
+void __wasm_export_exports_javascript_load_post_return(uint8_t *result) {}
+void __wasm_export_exports_javascript_run_post_return(uint8_t *result) {}
+void __wasm_export_exports_javascript_image_post_return(uint8_t *result) {}

@@ -4,7 +4,7 @@ use super::artefact::Digest;
 use super::{Component, Engine, Flavour, Profile, config, on_demand};
 use crate::error::{Error, ErrorKind, Result};
 use std::hash::{Hash, Hasher};
-use wasmtime::{Config, RegallocAlgorithm, Strategy};
+use wasmtime::{Config, Module, RegallocAlgorithm, Strategy};
 
 /// Settings that only a compiler has.
 pub(super) fn tune(config: &mut Config, flavour: Flavour) {
@@ -23,6 +23,11 @@ pub(super) fn tune(config: &mut Config, flavour: Flavour) {
 /// Compiles; to be called where blocking is allowed.
 pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
     Component::new(&engine.wasmtime, bytes).map_err(|error| refused(causes(&error)))
+}
+
+/// Compiles a module of isopod's own making; to be called where blocking is allowed.
+pub(crate) fn module(engine: &Engine, bytes: &[u8]) -> Result<Module> {
+    Module::new(&engine.wasmtime, bytes).map_err(|error| refused(causes(&error)))
 }
 
 /// Compiles for an engine of such settings, of which there is none in this process: the code as wasmtime serialises it,

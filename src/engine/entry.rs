@@ -19,6 +19,12 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
+    /// Whether what is called starts its instance, as it knows of which kind that is.
+    #[inline]
+    pub(crate) fn starts_itself(&self) -> bool {
+        matches!(self, Entry::Script(_))
+    }
+
     /// `None` for a component whose exports are not what their names say.
     pub(crate) fn http(pre: &Pre, engine: &Engine) -> Option<Entry> {
         let newest = engine.flavour.asynchronous.then(|| http_03::bindings::ServiceIndices::new(pre).ok()).flatten();

@@ -6,6 +6,13 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn tune(_: &mut wasmtime::Config, _: Flavour) {}
 
+/// Fails, and says why.
+pub(crate) fn module(_: &Engine, _: &[u8]) -> Result<wasmtime::Module> {
+    let text =
+        "this build has no compiler, which a snapshot needs; remove `.snapshot()`, or add the feature `compiler`";
+    Err(Error::new(ErrorKind::Misuse, text))
+}
+
 /// Fails, and says what to do instead.
 pub(crate) fn compile(_: &Engine, _: &[u8]) -> Result<Component> {
     let text = "this build has no compiler; load what `Host::precompile` made in a build with the feature `compiler`";

@@ -39,6 +39,7 @@ mod reuse;
 mod saas;
 mod scripts;
 mod scripts_access;
+mod scripts_snapshot;
 #[cfg(feature = "typescript")]
 mod scripts_typescript;
 mod secrets;

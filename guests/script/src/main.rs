@@ -70,7 +70,7 @@ fn compare(root: &Path, new: &Value, component: &[u8]) -> Result<()> {
 fn bindings(root: &Path, to: &Path) -> Result<()> {
     let mut resolve = wit_parser::Resolve::default();
     let (package, _) = resolve.push_path(root.join("wit/script"))?;
-    let world = resolve.select_world(&[package], Some("interpreter"))?;
+    let world = resolve.select_world(&[package], Some("javascript"))?;
     let mut files = wit_bindgen_core::Files::default();
     wit_bindgen_c::Opts::default().build().generate(&mut resolve, world, &mut files)?;
     fs::create_dir_all(to)?;
@@ -112,7 +112,7 @@ fn compile(root: &Path, gen_dir: &Path, quickjs: &Path) -> Result<Vec<u8>> {
     clang.args(["-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=524288"]);
     clang.args(["-lwasi-emulated-process-clocks", "-lwasi-emulated-signal", "-lm", "-o"]).arg(&module);
     clang.arg(root.join("guests/script/script.c"));
-    clang.args(["interpreter.c", "interpreter_component_type.o"].map(|name| gen_dir.join(name)));
+    clang.args(["javascript.c", "javascript_component_type.o"].map(|name| gen_dir.join(name)));
     let status = clang.status().with_context(|| {
         format!("{CLANG} is missing: apt-get install --no-install-recommends clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32")
     })?;

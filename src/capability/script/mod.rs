@@ -25,6 +25,9 @@ pub(crate) const IMPORTS: [&str; 8] = [
     secrets::INTERFACE,
 ];
 
+/// What [`link`] brings.
+pub(crate) const INTERFACES: [&str; 2] = ["isopod:script/host@0.1.0", "isopod:script/tasks@0.1.0"];
+
 pub(crate) fn link<T: Reach>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wit::add_to_linker::<T, Whole>(linker, T::log_view)?;
     tasks::link(linker)

@@ -3,30 +3,31 @@
 //! The interpreter compiles a source once, to code of its own that only it reads, and each call has it load that code in an
 //! instance that nobody used before. What is damaged in it, by a bug or by a script, is damaged in the sandbox.
 
+mod image;
 mod json;
+mod workshop;
 
-use super::lease::{self, Blueprint, Lease};
-use super::slots::Slots;
+use super::lease::Lease;
 use super::trap::{self, Fault};
-use super::{Component, Engine, Linker};
-use crate::bindings::script::{self as wit, InterpreterIndices};
-#[cfg(feature = "typescript")]
-use crate::bindings::typescript;
-use crate::capability::{self, Bound};
-use crate::clock::Nanos;
+use crate::bindings::script as wit;
 use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::exception::Exception;
 use crate::limits::Resolved;
+pub(crate) use image::{Image, Snapshots};
 use json::{Given, Octets, Unfit};
 use parking_lot::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+#[cfg(feature = "typescript")]
+pub(crate) use workshop::Stripper;
+pub(crate) use workshop::{Fit, Runtime, Workshop};
 
 /// What a script is written in.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Language {
     /// JavaScript as QuickJS-ng has it, ECMAScript 2024 and more: modules, async functions, BigInt, regular expressions
     /// with Unicode. There is no `Intl`, no `WebAssembly` and no `SharedArrayBuffer`; `eval` and `new Function` only
@@ -37,102 +38,75 @@ pub enum Language {
     /// its own option `erasableSyntaxOnly` has it.
     #[cfg(feature = "typescript")]
     TypeScript,
+    /// What an interpreter runs that you bring.
+    Of(Interpreter),
 }
 
-/// A guest that makes something of sources, each in an instance that ends with it.
-pub(crate) struct Workshop {
-    pub component: Component,
-    pub blueprint: Blueprint,
-}
+impl Language {
+    /// What to write, for who wrote no function.
+    pub(crate) fn hint(&self) -> &'static str {
+        if let Language::Of(_) = self { "" } else { "; write `export default function (input) { .. }`" }
+    }
 
-impl Workshop {
-    /// A store for one source. `None` if there is no slot to spare.
-    pub(crate) fn open(&self, slots: &Arc<Slots>, deadline: Nanos) -> Option<Lease> {
-        let room = Slots::take_spare(slots, self.blueprint.width)?;
-        Some(self.blueprint.make_early(room, &self.blueprint.bound, deadline))
+    /// The interpreter, if it is not isopod's own.
+    pub(crate) fn interpreter(&self) -> Option<&Interpreter> {
+        if let Language::Of(interpreter) = self { Some(interpreter) } else { None }
     }
 }
 
-fn broken(error: wasmtime::Error) -> Error {
-    Error::new(ErrorKind::Internal, "a guest of isopod's own does not fit; please report this")
-        .because([error.to_string()])
-}
-
-/// What a workshop is made of that was loaded.
-pub(crate) struct Fit {
-    pub engine: Arc<Engine>,
-    pub component: Component,
-    pub width: u32,
-    pub starts: bool,
-    pub limits: Resolved,
-    pub bound: Arc<Bound>,
-    pub tick: Duration,
-}
-
-impl Fit {
-    fn workshop(self) -> Result<Workshop> {
-        let Fit { engine, component, width, starts, limits, bound, tick } = self;
-        let mut linker = Linker::new(&engine.wasmtime);
-        capability::script::link(&mut linker).map_err(broken)?;
-        let pre = linker.instantiate_pre(&component).map_err(broken)?;
-        let (imports, prepare, fuel_interval) = (None, None, lease::fuel_interval(&component));
-        let blueprint = Blueprint { engine, pre, limits, fuel_interval, tick, bound, imports, prepare, width, starts };
-        Ok(Workshop { component, blueprint })
-    }
-}
-
-/// An interpreter that can be instantiated.
-pub(crate) struct Interpreter {
-    /// For sources that it compiles.
-    pub workshop: Workshop,
-    indices: InterpreterIndices,
+/// An interpreter of a language of your choice: a component of the world `isopod:script/interpreter`, which is in
+/// `wit/script` of this crate. It `compile`s a source once, to what its `load` takes in an instance of each call, before
+/// `run` has the input.
+///
+/// It is your own code as [`Trust::Own`](crate::Trust::Own) has it: its scripts are the strangers. What it imports of
+/// `isopod:script` answers as a script's grants say; of WASI it finds what needs no grant, such as an empty environment, and
+/// all else is denied. A host compiles it for the first of its scripts, and keeps it as long as it lives.
+#[derive(Clone)]
+pub struct Interpreter {
+    component: Arc<[u8]>,
+    digest: blake3::Hash,
 }
 
 impl Interpreter {
-    pub(crate) fn new(fit: Fit) -> Result<Interpreter> {
-        let workshop = fit.workshop()?;
-        let indices = InterpreterIndices::new(&workshop.blueprint.pre).map_err(broken)?;
-        Ok(Interpreter { workshop, indices })
+    /// Of the bytes of a component. They are looked at when a script is loaded.
+    ///
+    /// ```no_run
+    /// # async fn run(host: isopod::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// use isopod::{Interpreter, Language};
+    ///
+    /// let python = Language::Of(Interpreter::new(std::fs::read("python.wasm")?));
+    /// let rule = host.script("rule-7", python, "def default(input, context):\n    return input + 1\n").load().await?;
+    /// assert_eq!(rule.call::<u32>("default", (1,)).await?.value, 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn new(component: impl Into<Vec<u8>>) -> Interpreter {
+        let component: Arc<[u8]> = component.into().into();
+        Interpreter { digest: blake3::hash(&component), component }
     }
 
-    /// Compiles a source.
-    pub(crate) async fn compile(&self, lease: &mut Lease, source: &str) -> Result<Box<[u8]>, Fault> {
-        lease.start(&self.workshop.blueprint.pre).await?;
-        let instance = lease.instance()?;
-        let guest = self.indices.load(&mut lease.store, &instance)?;
-        match guest.call_compile(&mut lease.store, source).await? {
-            Ok(code) => Ok(code.into()),
-            Err(failure) => Err(explain(failure, source).into()),
-        }
+    pub(crate) fn component(&self) -> &[u8] {
+        &self.component
     }
 }
 
-/// What makes JavaScript of TypeScript.
-#[cfg(feature = "typescript")]
-pub(crate) struct Stripper {
-    pub workshop: Workshop,
-    indices: typescript::TypescriptIndices,
+/// By what the bytes are.
+impl PartialEq for Interpreter {
+    fn eq(&self, other: &Interpreter) -> bool {
+        self.digest == other.digest
+    }
 }
 
-#[cfg(feature = "typescript")]
-impl Stripper {
-    pub(crate) fn new(fit: Fit) -> Result<Stripper> {
-        let workshop = fit.workshop()?;
-        let indices = typescript::TypescriptIndices::new(&workshop.blueprint.pre).map_err(broken)?;
-        Ok(Stripper { workshop, indices })
-    }
+impl Eq for Interpreter {}
 
-    /// The same source with blanks in place of types.
-    pub(crate) async fn strip(&self, lease: &mut Lease, source: &str) -> Result<String, Fault> {
-        lease.start(&self.workshop.blueprint.pre).await?;
-        let instance = lease.instance()?;
-        let guest = self.indices.load(&mut lease.store, &instance)?;
-        guest.call_strip(&mut lease.store, source).await?.map_err(|refusal| {
-            let typescript::Refusal { message, line, column } = refusal;
-            let exception = Exception::new("SyntaxError", &message, "", (line, column), source);
-            let text = format!("the source does not compile: {exception}");
-            Error::new(ErrorKind::InvalidScript, text).thrown(exception).into()
-        })
+impl Hash for Interpreter {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+impl fmt::Debug for Interpreter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interpreter").field("digest", &self.digest.to_hex().as_str()).finish()
     }
 }
 
@@ -140,25 +114,31 @@ impl Stripper {
 pub(crate) struct Program {
     pub source: Box<str>,
     pub code: Box<[u8]>,
+    /// Where it begins, if that is not at its top.
+    pub image: Option<Image>,
 }
 
 /// What a script's calls run.
 pub(crate) struct Script {
-    interpreter: Arc<Interpreter>,
+    runtime: Arc<Runtime>,
     pub language: Language,
     /// Calls that have begun end with the one that they began with.
     program: RwLock<Arc<Program>>,
-    options: wit::Options,
+    pub options: wit::Options,
 }
 
 impl Script {
-    pub(crate) fn new(interpreter: Arc<Interpreter>, language: Language, program: Program, eval: bool) -> Script {
-        let options = if eval { wit::Options::EVAL } else { wit::Options::empty() };
-        Script { interpreter, language, program: RwLock::new(Arc::new(program)), options }
+    pub(crate) fn new(runtime: Arc<Runtime>, language: Language, program: Program, options: wit::Options) -> Script {
+        Script { runtime, language, program: RwLock::new(Arc::new(program)), options }
     }
 
-    pub(crate) fn interpreter(&self) -> &Interpreter {
-        &self.interpreter
+    pub(crate) fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// Whether it begins where its top level ended.
+    pub(crate) fn is_snapshot(&self) -> bool {
+        self.program.read().image.is_some()
     }
 
     /// What calls run that begin from now on.
@@ -166,7 +146,7 @@ impl Script {
         *self.program.write() = Arc::new(program);
     }
 
-    /// Has a started instance load the script, and calls it.
+    /// Starts an instance, if it is not started, has it load the script, and calls it.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         lease: &mut Lease,
@@ -174,15 +154,22 @@ impl Script {
         limits: &Resolved,
     ) -> Result<T, Fault> {
         let program = Arc::clone(&self.program.read());
-        let instance = lease.instance()?;
-        let guest = self.interpreter.indices.load(&mut lease.store, &instance)?;
-        let state = lease.store.data_mut();
-        state.bytes_in += input.size();
-        let (seed, salt) = state.bound.random.insecure();
-        let loaded = guest.call_load(&mut lease.store, &program.code, self.options, seed, salt).await?;
-        loaded.map_err(|failure| explain(failure, &program.source))?;
-        let answer = guest.call_run(&mut lease.store, &input.0).await?;
-        let answer = answer.map_err(|failure| explain(failure, &program.source))?;
+        let explain = |failure| explain(failure, &program.source, &self.language, "the script");
+        let guest = match &program.image {
+            Some(image) => image.begin(lease).await?,
+            None => {
+                if !lease.is_started() {
+                    lease.start(self.runtime.pre()).await?;
+                }
+                let guest = self.runtime.guest(lease)?;
+                let (seed, salt) = lease.store.data_mut().bound.random.insecure();
+                let loaded = guest.call_load(&mut lease.store, &program.code, self.options, seed, salt).await?;
+                loaded.map_err(explain)?;
+                guest
+            }
+        };
+        lease.store.data_mut().bytes_in += input.size();
+        let answer = guest.call_run(&mut lease.store, &input.0).await?.map_err(explain)?;
         let (wit::Value::Json(bytes) | wit::Value::Bytes(bytes)) = &answer;
         lease.store.data_mut().bytes_out += bytes.len() as u64;
         if bytes.len() as u64 > limits.output {
@@ -246,16 +233,14 @@ pub(crate) fn input(export: &str, args: &impl Serialize, limits: &Resolved) -> R
     }
 }
 
-fn explain(failure: wit::Failure, source: &str) -> Error {
+/// `who` did what failed.
+fn explain(failure: wit::Failure, source: &str, language: &Language, who: &str) -> Error {
     let wit::Failure { cause, name, message, line, column, stack } = failure;
     let exception = Exception::new(&name, &message, &stack, (line, column), source);
     let (kind, text) = match cause {
         wit::Cause::Syntax => (ErrorKind::InvalidScript, format!("the source does not compile: {exception}")),
-        wit::Cause::NoFunction => {
-            let text = format!("{}; write `export default function (input) {{ .. }}`", exception.message());
-            (ErrorKind::InvalidScript, text)
-        }
-        wit::Cause::Thrown => (ErrorKind::Thrown, format!("the script threw {exception}")),
+        wit::Cause::NoFunction => (ErrorKind::InvalidScript, format!("{}{}", exception.message(), language.hint())),
+        wit::Cause::Thrown => (ErrorKind::Thrown, format!("{who} threw {exception}")),
         wit::Cause::NoJson => {
             let text = format!(
                 "the result has no form in JSON: {}; give null, a boolean, a number, a string, an array or an object of these, or a Uint8Array",
