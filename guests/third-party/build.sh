@@ -4,7 +4,7 @@
 #   guests/third-party/build.sh FOLDER
 #
 # Writes FOLDER/<name>.wasm, one for each tool and way of using it. A name that ends in `-wasi` imports WASI and uses
-# it when asked to print. The tools go into FOLDER/tools, in the versions below; only clang and Debian's Rust compiler
+# it when asked to print; one that begins with `script-` is an interpreter of scripts. The tools go into FOLDER/tools, in the versions below; only clang and Debian's Rust compiler
 # are installed by apt-get, if they are missing and if this is root. What is built is kept until a file here changes.
 # A tool that cannot be had is named on stderr and left out. A tool that is there and fails is an error, and so is
 # nothing built at all.
@@ -25,7 +25,7 @@ tools=$out/tools
 expected=() missing=() broken=()
 
 # Other sources or versions: other components.
-stamp=$(cd "$here" && find . -type f ! -path "*/target/*" -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
+stamp=$(cd "$here" && find . ../../wit/script -type f ! -path "*/target/*" -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
 if [ "$stamp" != "$(cat "$tools/stamp" 2>/dev/null)" ]; then
     rm -f "$out"/*.wasm
     echo "$stamp" >"$tools/stamp"
@@ -108,6 +108,11 @@ py() {
         "$tools/python/bin/componentize-py" -d "$here/world.wit" -w app componentize app -o "$@"
 }
 
+script_py() {
+    mkdir -p "$tools/interpreter" && cp "$here/interpreter.py" "$tools/interpreter" && cd "$tools/interpreter" &&
+        "$tools/python/bin/componentize-py" -d "$here/../../wit/script" -w interpreter componentize interpreter -o "$@"
+}
+
 c() {
     "clang-$clang" --target=wasm32-wasi -std=c11 -Os -Wall -Wextra -Werror -mexec-model=reactor -Wl,--strip-all \
         -o "$tools/c.wasm" "$here/handle.c" && node "$tools/npm/adapt.mjs" "$tools/c.wasm" "$1" "$here/world.wit"
@@ -139,6 +144,7 @@ build js-qjs-async npm_tools qjs OUT --stub-wasi
 build js-qjs-async-wasi npm_tools qjs OUT
 build python python_tools py OUT --stub-wasi
 build python-wasi python_tools py OUT
+build script-python python_tools script_py OUT
 build c-adapter-wasi clang_tools c OUT
 build rust-wasip1-adapter-wasi rust_and_npm_tools rust wasm32-wasip1 OUT
 build rust-wasip2-wasi rust_tools rust wasm32-wasip2 OUT

@@ -5,7 +5,8 @@
 //! `guests/third-party/build.sh` builds the components into the folder that the variable names, and a folder that is
 //! missing or empty fails.
 
-use isopod::{Function, Host, Limits, MIB, Trust};
+use isopod::{CallOptions, Error, ErrorKind, Function, Host, Interpreter, KeyValue, Language, Limits, MIB, Trust, ms};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -24,7 +25,12 @@ async fn components_of_other_tools_run() {
     for path in components {
         let name = path.file_stem().unwrap().to_str().unwrap();
         // One that fails must not hide what the others do.
-        match check(&host, name, std::fs::read(&path).unwrap()).await {
+        let bytes = std::fs::read(&path).unwrap();
+        let checked = match name.strip_prefix("script-") {
+            Some(_) => check_interpreter(&host, name, bytes).await,
+            None => check(&host, name, bytes).await,
+        };
+        match checked {
             Ok(()) => println!("{name}: ok"),
             Err(why) => {
                 println!("{name}: FAILED: {why}");
@@ -64,6 +70,62 @@ async fn check(host: &Host, name: &str, bytes: Vec<u8>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// An interpreter of a language of one's own.
+async fn check_interpreter(host: &Host, name: &str, bytes: Vec<u8>) -> Result<(), String> {
+    println!("{name}: {} bytes", bytes.len());
+    let language = Language::Of(Interpreter::new(bytes));
+    let script = |source: &str| {
+        let script = host.script(name, language.clone(), source).limits(limits().deadline(ms(20_000)).busy(ms(10_000)));
+        script.grant(KeyValue::bucket("state"))
+    };
+    let said = |error: Error| format!("{error:?}");
+    let source = "import re\n\ncalls = 0\n\ndef main(order, context):\n    global calls\n    calls += 1\n    print('for', context.tenant)\n    \
+        if 'bad' in order:\n        raise KeyError(order['bad'])\n    kv.increment('n')\n    \
+        return {'total': sum(order['prices']), 'calls': calls, 'word': re.sub('[aeiou]', '', 'python')}\n";
+    let start = Instant::now();
+    let rule = script(source).load().await.map_err(said)?.tenant("acme");
+    println!("{name}: loaded in {:.1?}", start.elapsed());
+    for n in 0..3 {
+        let reply = rule.call::<Value>("default", (json!({"prices": [1, 2.5]}),)).await.map_err(said)?;
+        println!("{name}: {}", reply.usage);
+        ensure(reply.value == json!({"total": 3.5, "calls": 1, "word": "pythn"}), &reply.value)?;
+        ensure(reply.output().log.first().is_some_and(|line| line.message == "for acme"), &reply.output().log)?;
+        ensure(reply.denials().is_empty(), reply.denials())?;
+        let count = script("main = lambda input, context: kv.get('n')").load().await.map_err(said)?.tenant("acme");
+        ensure(count.call::<Value>("default", (0,)).await.map_err(said)?.value == json!(n + 1), n)?;
+    }
+    let error = rule.call::<Value>("default", (json!({"bad": "x"}),)).await.unwrap_err();
+    ensure(error.kind() == ErrorKind::Thrown && error.exception().and_then(|e| e.line()) == Some(10), &error)?;
+    ensure(
+        error.exception().is_some_and(|e| e.name() == "KeyError" && e.excerpt().contains("raise KeyError")),
+        &error,
+    )?;
+
+    for (source, kind) in
+        [("def main(:", ErrorKind::InvalidScript), ("1 + 1", ErrorKind::InvalidScript), ("", ErrorKind::InvalidScript)]
+    {
+        let error = script(source).load().await.map(drop).unwrap_err();
+        ensure(error.kind() == kind, &error)?;
+    }
+    for (body, kind) in [
+        ("while True: pass", ErrorKind::TimedOut),
+        ("return 'x' * (1 << 28)", ErrorKind::Thrown),
+        ("return {1, 2}", ErrorKind::Thrown),
+        ("import socket; return socket.create_connection(('127.0.0.1', 1)) and 1", ErrorKind::Thrown),
+        ("return open('/etc/passwd').read()", ErrorKind::Thrown),
+    ] {
+        let rule = script(&format!("def main(input, context):\n    {body}\n")).load().await.map_err(said)?;
+        let error = rule.call::<Value>("default", (0,)).await.unwrap_err();
+        println!("{name}: {error}");
+        ensure(error.kind() == kind || error.kind() == ErrorKind::OutOfMemory, (body, &error))?;
+    }
+    Ok(())
+}
+
+fn ensure(right: bool, what: impl std::fmt::Debug) -> Result<(), String> {
+    if right { Ok(()) } else { Err(format!("{what:?}")) }
 }
 
 /// More memory than the default: some carry an interpreter and its heap. (It took 12.4 MiB at most, so the default

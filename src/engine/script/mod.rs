@@ -217,11 +217,7 @@ pub(crate) fn input(export: &str, args: &impl Serialize, limits: &Resolved) -> R
     }
     match json::only(args, limits.input) {
         Ok(Given::Bytes(bytes)) => Ok(Input(wit::Value::Bytes(bytes))),
-        Ok(Given::Json(mut json)) => {
-            // Which QuickJS wants behind the end.
-            json.push(0);
-            Ok(Input(wit::Value::Json(json)))
-        }
+        Ok(Given::Json(json)) => Ok(Input(wit::Value::Json(json))),
         Err(Unfit::TooLarge) => {
             let text = format!("the input has more than {} bytes; pass less, or raise `Limits::input`", limits.input);
             Err(Error::new(ErrorKind::LimitExceeded(Limit::Input), text))
