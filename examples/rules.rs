@@ -1,7 +1,7 @@
 //! An engine that prices orders by rules which its customers wrote: shops, each with a text of its own.
 //!
 //! ```text
-//! cargo run --release --example rules
+//! cargo run --release --features typescript --example rules
 //! ```
 //!
 //! Thousands of orders are priced, those of all shops at once, and then the same ones again while another shop's rule
@@ -49,10 +49,11 @@ struct Price {
 
 // ---- Shops and their rules, as they would lie in a database.
 
-const SHOPS: [(&str, Language, &str); 3] = [
+const SHOPS: [(&str, Language, &str); 4] = [
     ("acme", Language::JavaScript, VOLUME_DISCOUNT),
     ("globex", Language::JavaScript, FREE_SHIPPING),
     ("initech", Language::JavaScript, LOYALTY),
+    ("umbrella", Language::TypeScript, ZONES),
 ];
 
 const VOLUME_DISCOUNT: &str = r#"
@@ -77,6 +78,19 @@ export default async function (order) {
     const total = Math.round(full * (1 - (off[level] ?? 0)));
     await kv.increment(`points/${order.buyer}`, Math.floor(total / 100));
     return { total, shipping: 490 };
+}"#;
+
+const ZONES: &str = r#"
+interface Line { sku: number; count: number; cents: number }
+interface Order { id: number; buyer: number; country: "DE" | "FR" | "NL"; lines: Line[] }
+interface Price { total: number; shipping: number }
+
+const zones: Record<Order["country"], number> = { DE: 490, FR: 890, NL: 690 };
+const sum = (lines: readonly Line[]): number => lines.reduce((sum, { count, cents }) => sum + count * cents, 0);
+
+export default function (order: Order): Price {
+    const off = Math.max(0, order.lines.length - 2) / 100;
+    return { total: Math.round(sum(order.lines) * (1 - off)), shipping: zones[order.country] };
 }"#;
 
 /// A loop without end, all the memory there is, and a regular expression that tries 2^40 ways to match.
