@@ -225,7 +225,7 @@ fn for_shop(error: &Error) -> String {
     match (error.kind(), error.exception()) {
         (ErrorKind::OutOfFuel, _) => format!("your rule was stopped: it took more than {FUEL} steps"),
         (ErrorKind::OutOfMemory, _) => format!("your rule was stopped: it took more than {} MiB", MEMORY / MIB),
-        (ErrorKind::Misuse, _) => "your rule gives no price: { total, shipping }, in whole cents".into(),
+        (ErrorKind::Thrown, None) => "your rule gives no price: { total, shipping }, in whole cents".into(),
         (_, Some(thrown)) => {
             let place =
                 thrown.line().zip(thrown.column()).map(|(line, column)| format!("line {line}, column {column}: "));
@@ -257,7 +257,7 @@ async fn mistakes(rule: &Function) -> anyhow::Result<()> {
     rule.update("export default (order) => ({ total: '12.50 EUR', shipping: 0 })").await?;
     let error = rule.call::<Price>("default", (order,)).await.err().context("a text is a price")?;
     println!("  called  {}", for_shop(&error));
-    ensure!(error.kind() == ErrorKind::Misuse, "{error}");
+    ensure!(error.kind() == ErrorKind::Thrown && error.exception().is_none(), "{error}");
     Ok(())
 }
 

@@ -44,7 +44,8 @@ pub enum ErrorKind {
     /// The source of a script does not compile, or has no default export that is a function. Raised by loading and updating a
     /// script, and by calling one whose default export turns out to be something else. See [`Error::exception`].
     InvalidScript,
-    /// A script threw something, rejected, or gave what has no form in JSON. See [`Error::exception`].
+    /// A script threw something, rejected, or gave what has no form in JSON or is not what the call asked for. See
+    /// [`Error::exception`].
     Thrown,
     /// The component has no such export, or it has another type than the one asked for.
     WrongExport,

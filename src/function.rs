@@ -156,7 +156,7 @@ impl Function {
     ///
     /// # Errors
     /// [`ErrorKind::WrongExport`] and [`ErrorKind::WrongArguments`] before the guest runs; then whatever ends a call; and
-    /// [`ErrorKind::Misuse`] after it, for a result that does not fit `T`.
+    /// [`ErrorKind::Misuse`] after it, for a result that does not fit `T`, which for a script is [`ErrorKind::Thrown`].
     pub async fn call<T: DeserializeOwned>(&self, export: &str, args: impl Serialize) -> Result<Reply<T>> {
         if let Entry::Script(script) = &self.inner.entry {
             let input = script::input(export, &args, self.inner.limits());

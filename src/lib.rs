@@ -81,6 +81,8 @@ pub mod guide {
     pub mod numbers {}
     #[doc = include_str!("guide/proof.md")]
     pub mod proof {}
+    #[doc = include_str!("guide/scripts.md")]
+    pub mod scripts {}
     #[doc = include_str!("../SECURITY.md")]
     pub mod security {}
 }

@@ -85,7 +85,8 @@ async fn arguments_that_are_not_one_are_refused() {
     assert_eq!(error.kind(), ErrorKind::WrongExport);
     assert!(error.to_string().contains("\"default\""), "{error}");
     let error = rule.call::<u32>("default", ("text",)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Misuse, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Thrown, "{error}");
+    assert!(error.to_string().contains("is not what the host asked for: invalid type: string"), "{error}");
     let small = script("export default x => x").limits(Limits::default().input(10)).load().await.unwrap();
     let error = small.call::<Value>("default", ("x".repeat(9),)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::Input));

@@ -182,16 +182,14 @@ impl Script {
             wit::Value::Json(json) => serde_json::from_slice(json),
             wit::Value::Bytes(bytes) => T::deserialize(Octets(bytes)),
         };
+        // What it gives is the script's to answer for: JSON that the host does not read, such as half of a pair of surrogates,
+        // or something else than it was asked for.
         Ok(value.map_err(|e| {
-            if !e.is_data() {
-                // Such as half of a pair of surrogates, or lists within lists within lists.
-                let text = format!("the result has a form in JSON that the host does not read: {e}; give another");
-                return Error::new(ErrorKind::Thrown, text);
-            }
-            let text = format!(
-                "the call is done, but its result does not fit the type it was asked as: {e}; ask for `serde_json::Value` to see it"
-            );
-            Error::new(ErrorKind::Misuse, text)
+            let (what, instead) = match e.is_data() {
+                true => ("is not what the host asked for", "give that"),
+                false => ("has a form in JSON that the host does not read", "give another"),
+            };
+            Error::new(ErrorKind::Thrown, format!("the result {what}: {e}; {instead}"))
         })?)
     }
 }
