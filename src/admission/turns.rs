@@ -1,8 +1,8 @@
 //! Which guest that computes runs next. Pure: no clock, no locks, no wakers but those it is handed to keep.
 //!
 //! A call that has computed for half a tick and gives way is *heavy*, and so is each of a tenant whose calls use more than a
-//! worker between them: from then on it needs a turn to go on, and there are fewer turns than workers. It keeps its turn for about a tick. Whose tenant has spent least is next; calls of one tenant
-//! in the order they asked.
+//! worker between them: from then on it needs a turn to go on, and there are fewer turns than workers. It keeps its turn for
+//! about a tick. Whose tenant has spent least is next; calls of one tenant in the order they asked.
 //!
 //! Turns are held by calls that may not come back for them: one that is not taken up in time lapses, as does one whose
 //! call does not return from its poll. That only ever lets others go on, and takes nothing from a call but its place.
@@ -299,13 +299,16 @@ mod tests {
         assert_eq!(std::mem::take(&mut told), [next]);
         assert!(turns.begin(next, 3_000, &mut told));
         assert!(!turns.begin(absent, 3_000, &mut told), "it has to wait now");
-        turns.lapse(3_000 + UNENDED * TICK + 1, &mut told);
+        let late = 3_000 + UNENDED * TICK;
+        turns.lapse(late, &mut told);
+        assert!(told.is_empty(), "not yet");
+        turns.lapse(late + 1, &mut told);
         assert_eq!(std::mem::take(&mut told), [absent], "the other does not come back");
-        assert!(turns.begin(absent, 12_000, &mut told));
+        assert!(turns.begin(absent, late + 1, &mut told));
         // Which it does in the end, and waits like everybody.
-        turns.give_way(next, 9_000, 12_000, &mut told);
-        assert!(told.is_empty() && !turns.begin(next, 12_000, &mut told));
-        turns.end(absent, 1_000, 13_000, &mut told);
+        turns.give_way(next, late - 3_000, late + 1, &mut told);
+        assert!(told.is_empty() && !turns.begin(next, late + 1, &mut told));
+        turns.end(absent, 1_000, late + TICK, &mut told);
         assert_eq!(told, [next]);
     }
 
@@ -359,6 +362,7 @@ mod tests {
             1 => (which, busy.clone()).prop_map(|(which, busy)| Deed::End { which, busy }),
             1 => (0..5u8, busy.clone()).prop_map(|(tenant, busy)| Deed::Charge { tenant, busy }),
             1 => (0..10 * TICK).prop_map(Deed::Later),
+            1 => (0..2 * UNENDED * TICK).prop_map(Deed::Later),
         ]
     }
 
@@ -374,6 +378,16 @@ mod tests {
             assert_eq!(waiting, queued);
             let ranked = self.tenants.iter().filter(|(_, account)| !account.own.waiting.is_empty()).count();
             assert_eq!(ranked, self.order.len());
+        }
+
+        /// After those that are late have lapsed.
+        fn check_times(&self, now: u64) {
+            let on_time = |turn: &usize| match self.turns[*turn].phase {
+                Phase::Given { since, .. } => now - since <= UNBEGUN * TICK,
+                Phase::Runs { since } => now - since <= UNENDED * TICK,
+                _ => false,
+            };
+            assert!(self.order.is_empty() || self.given.iter().all(on_time), "one is late, and one waits");
         }
     }
 
@@ -401,6 +415,7 @@ mod tests {
                     Deed::Later(time) => {
                         now += time;
                         turns.lapse(now, &mut told);
+                        turns.check_times(now);
                     }
                     _ => {}
                 }
