@@ -31,7 +31,7 @@ pub(crate) use workshop::{Fit, Runtime, Workshop};
 pub enum Language {
     /// JavaScript as QuickJS-ng has it, ECMAScript 2024 and more: modules, async functions, BigInt, regular expressions
     /// with Unicode. There is no `Intl`, no `WebAssembly` and no `SharedArrayBuffer`; `eval` and `new Function` only
-    /// [where you say so](crate::ScriptBuilder::eval).
+    /// [where you say so](crate::ScriptBuilder::eval). The `toString` of a function does not give its source.
     JavaScript,
     /// JavaScript with types, which are taken out and not checked, by swc, which is a guest too. What is more than a type is
     /// [`ErrorKind::InvalidScript`]: `enum`, namespaces with values, parameters that are properties. That is TypeScript as
