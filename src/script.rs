@@ -34,6 +34,8 @@ const JAVASCRIPT: &[u8] = include_bytes!("script/javascript.wasm");
 /// What takes types out: see `guests/typescript`.
 #[cfg(feature = "typescript")]
 const TYPESCRIPT: &[u8] = include_bytes!("script/typescript.wasm");
+/// What compiling a source may use where calls are metered by fuel: what takes about as long as the default busy time.
+const COMPILE_FUEL: u64 = 5_000_000_000;
 /// Bytes of a source. More is not what people write.
 const MAX_SOURCE: usize = 1024 * KIB as usize;
 
@@ -161,12 +163,13 @@ impl ScriptBuilder {
     /// [`ErrorKind::InvalidScript`] for a source that is empty, has more than 1 MiB, is not UTF-8, does not compile or has no
     /// default export; [`ErrorKind::Misuse`] for settings that contradict each other or have no effect;
     /// [`ErrorKind::OutOfMemory`] for a memory limit below what the interpreter starts with;
-    /// [`ErrorKind::TimedOut`], `OutOfMemory`, [`ErrorKind::OutputTooLarge`] or [`ErrorKind::Trapped`] for a source that takes
-    /// more than a second, 64 MiB, 4 MiB of code or the stack to compile; [`ErrorKind::Overloaded`] where no slot is free
-    /// for that. Four compile at once, and others wait. For a [`snapshot`](ScriptBuilder::snapshot) also
-    /// [`ErrorKind::Thrown`] for what its top level throws, and the same kinds for one that takes more than that, or leaves
-    /// more than 4 MiB of memory in use. For an [`Interpreter`] that you bring, whatever ends the loading
-    /// of a component, and [`ErrorKind::WrongExport`] for one of another world.
+    /// [`ErrorKind::TimedOut`], or [`ErrorKind::OutOfFuel`] with [`Limits::fuel`], `OutOfMemory`,
+    /// [`ErrorKind::OutputTooLarge`] or [`ErrorKind::Trapped`] for a source that takes more than about a second, 64 MiB,
+    /// 4 MiB of code or the stack to compile; [`ErrorKind::Overloaded`] where no slot is free for that. Four compile at
+    /// once, and others wait. For a [`snapshot`](ScriptBuilder::snapshot) also [`ErrorKind::Thrown`] for what its top level
+    /// throws, and the same kinds for one that takes more than that, or leaves more than 4 MiB of memory in use. For an
+    /// [`Interpreter`] that you bring, whatever ends the loading of a component, and [`ErrorKind::WrongExport`] for one of
+    /// another world.
     pub async fn load(self) -> Result<Function> {
         let name = Arc::clone(&self.name);
         self.build().await.map_err(|error| error.of(&name))
@@ -457,7 +460,7 @@ async fn fit<G: Send + Sync + 'static>(
     let host = Arc::clone(host);
     crate::blocking::unblock(move || {
         let limits = Limits::default();
-        let limits = if fuel { limits.fuel(u64::MAX) } else { limits };
+        let limits = if fuel { limits.fuel(COMPILE_FUEL) } else { limits };
         let limits = limits.resolve()?;
         let loaded = load::load(Source::Bytes(component), Some(Trust::Own.into()), &limits, &host)?;
         let Loaded { engine, component, width, starts, .. } = loaded;

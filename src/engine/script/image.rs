@@ -2,7 +2,7 @@
 //! it is written over the memory of each new instance. So all scripts share one compiled interpreter, and its image.
 
 use super::workshop::{Fit, Runtime, unfit};
-use super::{Language, explain, wit};
+use super::{Blame, Language, wit};
 use crate::bindings::snapshots::SnapshotsIndices;
 use crate::engine::lease::Lease;
 use crate::engine::trap::Fault;
@@ -62,7 +62,8 @@ impl Snapshots {
         let before = snapshots.call_image(&mut lease.store).await?;
         let loaded = guest.call_load(&mut lease.store, code, options, seed, salt).await?;
         let who = "the top level, which a snapshot runs ahead of all calls, where nothing is granted,";
-        loaded.map_err(|failure| explain(failure, source, language, who))?;
+        let blame = Blame { who, source, language };
+        loaded.map_err(|failure| blame.error(failure, lease))?;
         let after = snapshots.call_image(&mut lease.store).await?;
         let (Some((at, before)), Some((_, after))) = (before, after) else {
             let text = "the top level leaves something under way, such as a timer, which a snapshot cannot keep; await it there, or begin it in the function";

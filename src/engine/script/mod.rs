@@ -75,7 +75,7 @@ impl Interpreter {
     /// use isopod::{Interpreter, Language};
     ///
     /// let python = Language::Of(Interpreter::new(std::fs::read("python.wasm")?));
-    /// let rule = host.script("rule-7", python, "def default(input, context):\n    return input + 1\n").load().await?;
+    /// let rule = host.script("rule-7", python, "def main(input, context):\n    return input + 1\n").load().await?;
     /// assert_eq!(rule.call::<u32>("default", (1,)).await?.value, 2);
     /// # Ok(()) }
     /// ```
@@ -154,7 +154,7 @@ impl Script {
         limits: &Resolved,
     ) -> Result<T, Fault> {
         let program = Arc::clone(&self.program.read());
-        let explain = |failure| explain(failure, &program.source, &self.language, "the script");
+        let blame = Blame { who: "the script", source: &program.source, language: &self.language };
         let guest = match &program.image {
             Some(image) => image.begin(lease).await?,
             None => {
@@ -164,12 +164,13 @@ impl Script {
                 let guest = self.runtime.guest(lease)?;
                 let (seed, salt) = lease.store.data_mut().bound.random.insecure();
                 let loaded = guest.call_load(&mut lease.store, &program.code, self.options, seed, salt).await?;
-                loaded.map_err(explain)?;
+                loaded.map_err(|failure| blame.error(failure, lease))?;
                 guest
             }
         };
         lease.store.data_mut().bytes_in += input.size();
-        let answer = guest.call_run(&mut lease.store, &input.0).await?.map_err(explain)?;
+        let answer = guest.call_run(&mut lease.store, &input.0).await?;
+        let answer = answer.map_err(|failure| blame.error(failure, lease))?;
         let (wit::Value::Json(bytes) | wit::Value::Bytes(bytes)) = &answer;
         lease.store.data_mut().bytes_out += bytes.len() as u64;
         if bytes.len() as u64 > limits.output {
@@ -227,25 +228,41 @@ pub(crate) fn input(export: &str, args: &impl Serialize, limits: &Resolved) -> R
     }
 }
 
-/// `who` did what failed.
-fn explain(failure: wit::Failure, source: &str, language: &Language, who: &str) -> Error {
-    let wit::Failure { cause, name, message, line, column, stack } = failure;
-    let exception = Exception::new(&name, &message, &stack, (line, column), source);
-    let (kind, text) = match cause {
-        wit::Cause::Syntax => (ErrorKind::InvalidScript, format!("the source does not compile: {exception}")),
-        wit::Cause::NoFunction => (ErrorKind::InvalidScript, format!("{}{}", exception.message(), language.hint())),
-        wit::Cause::Thrown => (ErrorKind::Thrown, format!("{who} threw {exception}")),
-        wit::Cause::NoJson => {
-            let text = format!(
-                "the result has no form in JSON: {}; give null, a boolean, a number, a string, an array or an object of these, or a Uint8Array",
-                exception.message()
-            );
-            (ErrorKind::Thrown, text)
-        }
-        wit::Cause::Stuck => (ErrorKind::Thrown, format!("{}; settle it, or do not await it", exception.message())),
-        wit::Cause::OutOfMemory => {
-            (ErrorKind::OutOfMemory, "it ran out of memory; raise `Limits::memory` if it needs more".to_owned())
-        }
-    };
-    Error::new(kind, text).thrown(exception)
+/// Whose text it was that failed.
+struct Blame<'a> {
+    who: &'static str,
+    source: &'a str,
+    language: &'a Language,
+}
+
+impl Blame<'_> {
+    fn error(&self, failure: wit::Failure, lease: &Lease) -> Error {
+        let wit::Failure { cause, name, message, line, column, stack } = failure;
+        let exception = Exception::new(&name, &message, &stack, (line, column), self.source);
+        let (kind, text) = match cause {
+            // What the interpreter then throws is whatever it has room for; and a script can throw the same without cause.
+            _ if lease.store.data().budget.refused => {
+                let text = format!(
+                    "it ran out of memory, and ended with {exception}; raise `Limits::memory` if it needs more"
+                );
+                (ErrorKind::OutOfMemory, text)
+            }
+            wit::Cause::Syntax => (ErrorKind::InvalidScript, format!("the source does not compile: {exception}")),
+            wit::Cause::NoFunction => {
+                (ErrorKind::InvalidScript, format!("{}{}", exception.message(), self.language.hint()))
+            }
+            wit::Cause::Thrown | wit::Cause::OutOfMemory => {
+                (ErrorKind::Thrown, format!("{} threw {exception}", self.who))
+            }
+            wit::Cause::NoJson => {
+                let text = format!(
+                    "the result has no form in JSON: {}; give null, a boolean, a number, a string, an array or an object of these, or a Uint8Array",
+                    exception.message()
+                );
+                (ErrorKind::Thrown, text)
+            }
+            wit::Cause::Stuck => (ErrorKind::Thrown, format!("{}; settle it, or do not await it", exception.message())),
+        };
+        Error::new(kind, text).thrown(exception)
+    }
 }

@@ -1,6 +1,6 @@
 //! Guests that work on sources, each in an instance that ends with it.
 
-use super::{Language, explain, wit};
+use super::{Blame, Language, wit};
 #[cfg(feature = "typescript")]
 use crate::bindings::typescript;
 use crate::capability::{self, Bound};
@@ -113,7 +113,8 @@ impl Runtime {
         lease.start(self.pre()).await?;
         let guest = self.guest(lease)?;
         let code = guest.call_compile(&mut lease.store, source).await?;
-        Ok(code.map_err(|failure| explain(failure, source, language, "the source"))?.into())
+        let blame = Blame { who: "the source", source, language };
+        Ok(code.map_err(|failure| blame.error(failure, lease))?.into())
     }
 }
 
