@@ -413,9 +413,11 @@ fn outcome<R>(
     caller: Option<Duration>,
 ) -> Result<R> {
     match (end, state) {
-        (End::Refused(error) | End::Done(Err(Fault::Own(error))), _) => Err(error),
         // Whatever the guest did after it was to stop does not count.
-        (End::Done(Ok(_)), Some(State { stop: Some(stop), .. })) => Err(trap::stopped(*stop, limits)),
+        (End::Done(Ok(_) | Err(Fault::Own(_))), Some(State { stop: Some(stop), .. })) => {
+            Err(trap::stopped(*stop, limits))
+        }
+        (End::Refused(error) | End::Done(Err(Fault::Own(error))), _) => Err(error),
         (End::Done(Ok(value)), _) => Ok(value),
         (End::Done(Err(Fault::Wasm(error))), Some(state)) => Err(trap::explain(&error, state, limits)),
         (End::Done(Err(Fault::Wasm(_))), None) => {

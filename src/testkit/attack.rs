@@ -1,10 +1,12 @@
 //! Does to a host what a [`Case`] says, and tells what became of it.
 
-use super::case::{Attack, Case, Figures, LONGEST, Wire};
+use super::case::{Attack, Case, Figures, Guest, LONGEST, Wire};
 use super::judge::{Ended, Fault, Outcome};
 use super::promise::Promise;
-use super::prove::With;
-use crate::{CallOptions, Error, ErrorKind, Function, Host, Limits, LoadLimits, Result, Reuse, ms};
+use super::prove::{With, WithScript};
+use crate::{
+    CallOptions, Error, ErrorKind, Function, FunctionBuilder, Host, Language, Limits, LoadLimits, Result, Reuse, ms,
+};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use std::pin::{Pin, pin};
@@ -18,19 +20,22 @@ const SOON: Duration = Duration::from_millis(50);
 /// Calls that are made to wait in a line, at most.
 const CROWD: u64 = 5_000;
 
-/// What guests are tried with, besides their limits.
+/// What guests are tried with, besides their limits. What is for components alone has no effect on scripts: what compiles
+/// them is isopod's own, and none of their instances is used again.
 #[derive(Clone)]
 pub(super) struct Terms {
     pub host: Host,
     pub load: LoadLimits,
     pub reuse: Option<Reuse>,
     pub with: Arc<With>,
+    pub with_script: Arc<WithScript>,
 }
 
 /// A case and its function, to be run any number of times.
 pub(super) struct Shot {
     pub case: Case,
     pub figures: Figures,
+    pub is_script: bool,
     wire: Wire,
     function: Result<Function>,
     /// How long loading took.
@@ -44,17 +49,29 @@ impl Shot {
         let figures = case.figures(theirs);
         let filled = figures.filled().map_err(|error| wrong(error.to_string()))?;
         let limits = figures.limits().map_err(|error| wrong(error.to_string()))?;
-        let bytes = (case.guest)(&filled).bytes().map_err(wrong)?;
-        let wire = Wire::default();
+        let (guest, wire) = ((case.guest)(&filled), Wire::default());
+        let is_script = matches!(guest, Guest::Script(_));
+        let (function, took) = match guest {
+            Guest::Script(source) => {
+                let builder = terms.host.script(case.name(), Language::JavaScript, source).limits(limits);
+                let builder = (terms.with_script)(&case, (case.with_script)(builder));
+                timed(builder.load()).await
+            }
+            guest => {
+                let bytes = guest.bytes().map_err(wrong)?;
+                timed(Shot::component(terms, &case, bytes, limits, &wire).load()).await
+            }
+        };
+        Ok(Shot { figures: filled, is_script, function, wire, took, case })
+    }
+
+    fn component(terms: &Terms, case: &Case, bytes: Vec<u8>, limits: Limits, wire: &Wire) -> FunctionBuilder {
         let builder = terms.host.function(case.name()).component_bytes(bytes).limits(limits);
-        let mut builder = (case.with)(builder.load_limits(terms.load.clone()), &wire);
+        let mut builder = (case.with)(builder.load_limits(terms.load.clone()), wire);
         if let Some(reuse) = terms.reuse.clone().filter(|_| matches!(case.attack, Attack::Again)) {
             builder = builder.reuse(reuse);
         }
-        let builder = (terms.with)(&case, builder);
-        let started = Instant::now();
-        let function = builder.load().await;
-        Ok(Shot { figures: filled, function, wire, took: started.elapsed(), case })
+        (terms.with)(case, builder)
     }
 
     /// Whether loading was all of it.
@@ -123,12 +140,13 @@ impl Shot {
     /// On a task of its own: a guest that holds its thread must not hold the harness.
     async fn call(&self, function: &Function, args: Value) -> Outcome {
         let function = function.clone();
+        let export = if self.is_script { "default" } else { "run" };
         let started = Instant::now();
         let mut call = tokio::spawn(async move {
             let started = Instant::now();
             let ended = match args {
-                Value::Null => function.call::<Value>("run", ()).await,
-                args => function.call::<Value>("run", args).await,
+                Value::Null => function.call::<Value>(export, ()).await,
+                args => function.call::<Value>(export, args).await,
             };
             (ended, started.elapsed())
         });
@@ -162,6 +180,12 @@ impl Shot {
     fn done(&self, value: Value, wall: Duration) -> Outcome {
         Outcome { end: Ended::Gave(value), usage: Default::default(), wall, far: self.wire.far() }
     }
+}
+
+/// Has it done, and says how long that took.
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let started = Instant::now();
+    (work.await, started.elapsed())
 }
 
 type Waiting = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;

@@ -29,7 +29,7 @@ pub struct Attempted {
 }
 
 impl Case {
-    /// Loads the guest into that host as a stranger's component, with `limits` for what it attacks and room for all
+    /// Loads the guest into that host as a stranger's component, or as a script, with `limits` for what it attacks and room for all
     /// else, as [`prove`](super::prove()) does.
     ///
     /// Unlike `prove`, this does not wait until it has the host to itself. Guests that attack [`Promise::Concurrency`]
@@ -57,8 +57,8 @@ impl Case {
     /// [`Attempt::run`].
     pub async fn load(&self, host: &Host, limits: &Limits) -> Result<Attempt> {
         let theirs = Figures::of(limits)?;
-        let with = Arc::new(|_: &Case, builder| builder);
-        let terms = Terms { host: host.clone(), load: Trust::Untrusted.into(), reuse: None, with };
+        let (with, with_script) = (Arc::new(|_: &Case, builder| builder), Arc::new(|_: &Case, builder| builder));
+        let terms = Terms { host: host.clone(), load: Trust::Untrusted.into(), reuse: None, with, with_script };
         let shot = Shot::load(&terms, self.clone(), &theirs).await;
         Ok(Attempt { shot, terms, theirs })
     }

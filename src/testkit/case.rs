@@ -1,7 +1,7 @@
 //! [`Case`]: one hostile guest, how it attacks, and what must become of it. Nothing here runs anything.
 
 use super::promise::Promise;
-use crate::{ErrorKind, FunctionBuilder, Limits, Result};
+use crate::{ErrorKind, FunctionBuilder, Limits, Result, ScriptBuilder};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::sync::Arc;
@@ -18,21 +18,24 @@ pub struct Case {
     pub(super) attack: Attack,
     pub(super) end: End,
     pub(super) with: With,
+    pub(super) with_script: WithScript,
     /// Limits that it is given besides, for it to get as far as the one it attacks.
     pub(super) room: &'static [(&'static str, u64)],
     /// Seats that it takes at least, to be what it is.
     pub(super) seats: fn(&Figures) -> u64,
 }
 
-/// What a function is loaded with for a case.
+/// What a component is loaded with for a case.
 type With = fn(FunctionBuilder, &Wire) -> FunctionBuilder;
+/// What a script is loaded with. It has nothing to tell the harness but its result.
+type WithScript = fn(ScriptBuilder) -> ScriptBuilder;
 
 impl Case {
-    /// A guest of which `run` is called without arguments, and must trap.
+    /// A guest of which `run`, or a script's `default`, is called without arguments, and must trap.
     pub(super) fn new(name: &'static str, threat: u32, promise: Promise, guest: fn(&Figures) -> Guest) -> Case {
         let end = End::Fails(ErrorKind::Trapped);
         let attack = Attack::Call(|_| Value::Null);
-        Case { name, threat, promise, guest, attack, end, with: |b, _| b, room: &[], seats: |_| 1 }
+        Case { name, threat, promise, guest, attack, end, with: |b, _| b, with_script: |b| b, room: &[], seats: |_| 1 }
     }
 
     /// Ends so.
@@ -56,6 +59,13 @@ impl Case {
     /// Ends as it has computed for as long as it may.
     pub(super) fn spends(mut self) -> Case {
         self.end = End::Spends;
+        self
+    }
+
+    /// Ends where the stack does: by an error of the interpreter's own, or by a trap. Which it is depends on how much of the
+    /// machine's stack compiled code takes.
+    pub(super) fn overflows(mut self) -> Case {
+        self.end = End::Overflows;
         self
     }
 
@@ -83,6 +93,11 @@ impl Case {
 
     pub(super) fn with(mut self, with: With) -> Case {
         self.with = with;
+        self
+    }
+
+    pub(super) fn with_script(mut self, with: WithScript) -> Case {
+        self.with_script = with;
         self
     }
 
@@ -125,6 +140,10 @@ impl Case {
                 all.set("deadline_ms", short("deadline_ms"));
                 if theirs.is("busy_ms") {
                     all.set("busy_ms", short("deadline_ms"));
+                }
+                // What computes until then must not run out of fuel before.
+                if theirs.is("fuel") {
+                    all.set("fuel", u64::MAX);
                 }
                 all.set("host_calls", u64::MAX);
             }
@@ -169,10 +188,11 @@ fn narrowed(bound: u64, most: u64) -> u64 {
     if bound > never { bound } else { bound.min(most) }
 }
 
-/// The bytes or the text of a component.
+/// The bytes or the text of a component, or the source of a script in JavaScript.
 pub(super) enum Guest {
     Text(String),
     Bytes(Vec<u8>),
+    Script(String),
 }
 
 impl From<String> for Guest {
@@ -188,10 +208,12 @@ impl From<&str> for Guest {
 }
 
 impl Guest {
+    /// What it is loaded from.
     pub(super) fn bytes(self) -> Result<Vec<u8>, String> {
         match self {
             Guest::Bytes(bytes) => Ok(bytes),
             Guest::Text(text) => wat::parse_str(text).map_err(|e| format!("the corpus is wrong: {e}")),
+            Guest::Script(source) => Ok(source.into()),
         }
     }
 }
@@ -203,9 +225,9 @@ pub(super) enum Attack {
     Load,
     /// It is loaded and asked for its types.
     Describe,
-    /// `run` is called with these arguments; none for null.
+    /// `run`, or a script's `default`, is called with these arguments; none for null.
     Call(fn(&Figures) -> Value),
-    /// `run` is called again by the same tenant, and by another, after it was called once, however that ended.
+    /// It is called again by the same tenant, and by another, after it was called once, however that ended.
     Again,
     /// Calls that wait at a gate, more than may.
     Crowd,
@@ -221,6 +243,8 @@ pub(super) enum End {
     Fails(ErrorKind),
     /// It has computed for as long as it may: by time or by fuel.
     Spends,
+    /// It has recursed until the stack ended: by the interpreter's count, or by the machine's.
+    Overflows,
     Answers,
     Gives(fn(&Figures) -> Value),
 }
@@ -236,10 +260,10 @@ impl Figures {
         Ok(Figures(serde_json::from_str(&json).unwrap_or_default()))
     }
 
-    /// Room for everything; metered as `theirs`.
+    /// Room for everything; metered as `theirs`. Who computes a little waits for turns beside those that compute for ever.
     fn roomy(theirs: &Figures) -> Figures {
         let mut all = Figures(Map::new());
-        all.set("deadline_ms", LONGEST);
+        all.set("deadline_ms", 2 * LONGEST);
         match theirs.is("fuel") {
             true => all.set("fuel", 10 * MOST_FUEL),
             false => all.set("busy_ms", LONGEST),
@@ -333,7 +357,7 @@ mod tests {
     fn a_case_has_room_for_all_but_what_it_attacks() {
         let tight = Limits::default().deadline(ms(50)).host_calls(7).memory(99).handles(3);
         let figures = tried(Promise::HostCalls, tight.clone());
-        assert_eq!((figures.get("host_calls"), figures.get("deadline_ms"), figures.get("handles")), (7, 5_000, 1_000));
+        assert_eq!((figures.get("host_calls"), figures.get("deadline_ms"), figures.get("handles")), (7, 10_000, 1_000));
         let figures = tried(Promise::Deadline, tight.clone());
         assert_eq!(
             (figures.get("deadline_ms"), figures.get("busy_ms"), figures.get("memory_bytes")),

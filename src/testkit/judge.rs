@@ -127,24 +127,27 @@ fn is_odd(c: char) -> bool {
 }
 
 fn wrong_end(case: &Case, figures: &Figures, outcome: &Outcome) -> Option<String> {
-    let expected = match case.end {
-        End::Fails(kind) => Some(kind),
-        End::Spends if figures.is("fuel") => Some(ErrorKind::OutOfFuel),
-        End::Spends => Some(ErrorKind::TimedOut),
-        End::Answers | End::Gives(_) => None,
+    let expected: &[ErrorKind] = match &case.end {
+        End::Fails(kind) => std::slice::from_ref(kind),
+        End::Spends if figures.is("fuel") => &[ErrorKind::OutOfFuel],
+        End::Spends => &[ErrorKind::TimedOut],
+        End::Overflows => &[ErrorKind::Thrown, ErrorKind::InvalidScript, ErrorKind::Trapped],
+        End::Answers | End::Gives(_) => &[],
     };
     match (&outcome.end, expected) {
         (Ended::GivenUp, _) => Some(format!("went on for {:.1?}, and was given up", outcome.wall)),
         (Ended::Wrong(text), _) => Some(text.clone()),
-        (Ended::Failed { kind, .. }, Some(right)) if *kind == right => {
+        (Ended::Failed { kind, .. }, right) if right.contains(kind) => {
             let busy = Duration::from_millis(figures.get("busy_ms"));
             let early = case.promise() == Promise::Busy && outcome.usage.busy < busy;
             early.then(|| format!("was stopped after {:.0?} of computing, before its time", outcome.usage.busy))
         }
-        (Ended::Failed { text, .. }, Some(right)) => Some(format!("did not end as {right:?}: {}", line(text))),
-        (Ended::Failed { text, .. }, None) => Some(format!("failed: {}", line(text))),
-        (Ended::Gave(value), Some(right)) => Some(format!("gave {}, and did not end as {right:?}", short(value))),
-        (Ended::Gave(value), None) => match case.end {
+        (Ended::Failed { text, .. }, []) => Some(format!("failed: {}", line(text))),
+        (Ended::Failed { text, .. }, right) => Some(format!("did not end as {}: {}", either(right), line(text))),
+        (Ended::Gave(value), [_, ..]) => {
+            Some(format!("gave {}, and did not end as {}", short(value), either(expected)))
+        }
+        (Ended::Gave(value), []) => match case.end {
             End::Gives(right) if *value != right(figures) => {
                 Some(format!("gave {}, and not {}", short(value), short(&right(figures))))
             }
@@ -156,6 +159,10 @@ fn wrong_end(case: &Case, figures: &Figures, outcome: &Outcome) -> Option<String
             _ => None,
         },
     }
+}
+
+fn either(kinds: &[ErrorKind]) -> String {
+    kinds.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>().join(" or ")
 }
 
 fn line(text: &str) -> &str {
@@ -204,6 +211,18 @@ mod tests {
         assert_eq!(broken(&gives, &outcome(Ended::Gave(json!(8)))), [Promise::Abi]);
         assert_eq!(broken(&gives, &failed(Trapped, "")), [Promise::Abi]);
         assert_eq!(broken(&abi.answers(), &outcome(Ended::Gave(json!(8)))), none);
+    }
+
+    #[test]
+    fn where_the_stack_ends_is_one_of_few_ends() {
+        let deep = case(Promise::Trap).overflows();
+        for kind in [Trapped, ErrorKind::Thrown, ErrorKind::InvalidScript] {
+            assert_eq!(broken(&deep, &failed(kind, "")), []);
+        }
+        for kind in [TimedOut, ErrorKind::OutOfMemory, ErrorKind::Internal] {
+            assert_eq!(broken(&deep, &failed(kind, "")), [Promise::Trap]);
+        }
+        assert_eq!(broken(&deep, &outcome(Ended::Gave(json!(7)))), [Promise::Trap]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Ledger {
     pub over: u64,
     pub repeats: u32,
     attacks: u64,
+    /// Guests that are scripts, which isopod's own interpreter compiles.
+    scripts: usize,
     late: Duration,
     p99: (Duration, Duration),
     house: u32,
@@ -44,6 +46,7 @@ impl Ledger {
             over: 0,
             repeats: 0,
             attacks: 0,
+            scripts: 0,
             late: Duration::ZERO,
             p99: Default::default(),
             house: 0,
@@ -77,6 +80,7 @@ impl Ledger {
         let reached = promise != Promise::Concurrency || outcome.far >= shot.figures.get("concurrency");
         if reached && !line.cases.contains(&case.name()) {
             line.cases.push(case.name());
+            self.scripts += usize::from(shot.is_script);
         }
         self.faults(shot, faults);
     }
@@ -118,7 +122,8 @@ impl Ledger {
             cases: match promise {
                 Promise::Resident if resident().is_none() => 0,
                 Promise::Punctual | Promise::Resident | Promise::Neighbours | Promise::Seats | Promise::Text => all,
-                Promise::Fresh | Promise::Compiling => all,
+                Promise::Fresh => all,
+                Promise::Compiling => all - self.scripts,
                 _ => line.cases.len(),
             },
             faults: line.faults,

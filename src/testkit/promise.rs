@@ -55,9 +55,12 @@ pub enum Promise {
     Compiling,
     /// What is no component, or of a proposal that is off, does not load.
     Invalid,
+    /// A script whose source takes more to compile than about a second, 64 MiB or the stack does not load, and neither does
+    /// one that is none: see [`ScriptBuilder::load`](crate::ScriptBuilder::load).
+    Sources,
     /// A value that breaks the canonical ABI reaches nobody.
     Abi,
-    /// A guest that traps, overflows its stack or exits ends its own call and nothing else.
+    /// A guest that traps, throws, overflows its stack or exits ends its own call and nothing else.
     Trap,
     /// A host function that panics ends the call that it serves and nothing else.
     Panic,
@@ -127,6 +130,7 @@ words! {
     Values "load: values",
     Compiling "compiling",
     Invalid "valid components",
+    Sources "sources of scripts",
     Abi "canonical ABI",
     Trap "traps",
     Panic "panics of the host's",

@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::promise::Promise;
 use super::report::Report;
 use super::watch::{self, Neighbours, Watch, p99, resident};
-use crate::{BoxFuture, FunctionBuilder, Host, Limits, LoadLimits, Result, Reuse, Trust, ms};
+use crate::{BoxFuture, FunctionBuilder, Host, Limits, LoadLimits, Result, Reuse, ScriptBuilder, Trust, ms};
 use futures_util::{StreamExt, stream};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -54,6 +54,7 @@ pub fn prove(host: &Host) -> Prove {
         rounds: 1,
         only: Box::new(|_| true),
         with: Arc::new(|_, builder| builder),
+        with_script: Arc::new(|_, builder| builder),
     }
 }
 
@@ -71,10 +72,13 @@ pub struct Prove {
     rounds: u32,
     only: Box<dyn Fn(&Case) -> bool + Send>,
     with: Arc<With>,
+    with_script: Arc<WithScript>,
 }
 
 /// What each guest is loaded with besides.
 pub(super) type With = dyn Fn(&Case, FunctionBuilder) -> FunctionBuilder + Send + Sync;
+/// The same, where it is a script.
+pub(super) type WithScript = dyn Fn(&Case, ScriptBuilder) -> ScriptBuilder + Send + Sync;
 
 impl Prove {
     /// The limits that your functions have. A time of more than 5 s is tried as 5 s, and fuel of more than 500 million
@@ -87,13 +91,14 @@ impl Prove {
     }
 
     /// What your components may look like. Default: as those of strangers, [`Trust::Untrusted`](crate::Trust::Untrusted).
+    /// Scripts are compiled within bounds of isopod's own: see [`ScriptBuilder::load`].
     pub fn load_limits(mut self, limits: LoadLimits) -> Prove {
         self.load = limits;
         self
     }
 
     /// How your functions use instances again, if they do. It gives up [`Promise::Fresh`](super::Promise::Fresh) within a
-    /// tenant, and the report says so.
+    /// tenant, and the report says so. Scripts have a new instance for each call all the same.
     pub fn reuse(mut self, reuse: Reuse) -> Prove {
         self.reuse = Some(reuse);
         self
@@ -113,9 +118,19 @@ impl Prove {
 
     /// What you load your functions with besides their limits, such as [`grant`](crate::FunctionBuilder::grant)s and
     /// [`import`](crate::FunctionBuilder::import)s: `load` is given each guest and its builder. Whatever the builder refuses,
-    /// as it has no effect on that guest, is a load that failed: add it to those that import it.
+    /// as it has no effect on that guest, is a load that failed: add it to those that import it. It is not asked for guests
+    /// that are scripts.
     pub fn with(mut self, load: impl Fn(&Case, FunctionBuilder) -> FunctionBuilder + Send + Sync + 'static) -> Prove {
         self.with = Arc::new(load);
+        self
+    }
+
+    /// The same as [`with`](Prove::with), for guests that are scripts.
+    pub fn with_script(
+        mut self,
+        load: impl Fn(&Case, ScriptBuilder) -> ScriptBuilder + Send + Sync + 'static,
+    ) -> Prove {
+        self.with_script = Arc::new(load);
         self
     }
 }
@@ -158,8 +173,8 @@ async fn run(prove: Prove) -> Result<Report> {
             return Ok(ledger.report(&theirs, 0));
         }
     }
-    let Prove { host, load, reuse, rounds, only, with, .. } = prove;
-    let terms = Terms { host, load, reuse, with };
+    let Prove { host, load, reuse, rounds, only, with, with_script, .. } = prove;
+    let terms = Terms { host, load, reuse, with, with_script };
     let (seats, watch, ledger) = (terms.host.free_seats(), Watch::start(), Ledger::new());
     let order = StdRng::seed_from_u64(0);
     let mut proof = Proof { terms, theirs, neighbours, rounds, order, seats, watch, ledger };

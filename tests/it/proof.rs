@@ -3,8 +3,8 @@
 use crate::support;
 use isopod::testkit::{Attempted, Case, Promise, Prove, Report, corpus, prove};
 use isopod::{
-    CallOptions, Clocks, CompileWorker, Env, ErrorKind, Function, FunctionBuilder, Grant, Host, Http, KeyValue, Limits,
-    LoadLimits, Meter, Receipt, Reuse, Trust, UNLIMITED, ms,
+    CallOptions, Clocks, CompileWorker, Env, ErrorKind, Function, FunctionBuilder, Grant, Host, Http, KeyValue,
+    Language, Limits, LoadLimits, Meter, Receipt, Reuse, Trust, UNLIMITED, ms,
 };
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,6 +21,18 @@ fn the_corpus_is_a_table() {
     for row in (1..=33).chain([36]) {
         assert!(threats.contains(&row), "no guest is of row {row}");
     }
+}
+
+fn is_script(case: &Case) -> bool {
+    case.name().starts_with("script: ")
+}
+
+#[test]
+fn the_corpus_has_scripts() {
+    let scripts: Vec<Case> = corpus().into_iter().filter(is_script).collect();
+    assert!(scripts.len() >= 25, "{}", scripts.len());
+    let promises: BTreeSet<Promise> = scripts.iter().map(Case::promise).collect();
+    assert!(promises.len() >= 15, "{promises:?}");
 }
 
 /// Runs a test in a process of its own, and one after the other: they measure time and memory.
@@ -180,6 +192,40 @@ fn guests_that_nothing_stops_are_found() {
     }
 }
 
+/// The same for scripts: each limit off, and one that does nothing in the place of others.
+#[test]
+fn scripts_that_nothing_stops_are_found() {
+    if !alone("scripts_that_nothing_stops_are_found") {
+        return;
+    }
+    let host = host();
+    let scripts = |promise| move |case: &Case| is_script(case) && case.promise() == promise;
+    let ever = Duration::MAX;
+    for (promise, limits) in [
+        (Promise::Deadline, quick().deadline(ever).busy(ever)),
+        (Promise::Busy, quick().deadline(ever).busy(ever)),
+        (Promise::Fuel, Limits::default().fuel(UNLIMITED)),
+        (Promise::Memory, quick().memory(UNLIMITED)),
+        (Promise::Transfer, quick().transfer(UNLIMITED)),
+        (Promise::Log, quick().log(UNLIMITED)),
+        (Promise::HostCalls, quick().host_calls(UNLIMITED)),
+        (Promise::Depth, quick().depth(u32::MAX)),
+        (Promise::Calls, quick().calls(u32::MAX)),
+    ] {
+        let report = run(prove(&host).limits(limits).only(scripts(promise)));
+        assert_eq!(broken(&report), [promise], "{report}");
+    }
+    for promise in [Promise::Sources, Promise::Trap, Promise::Text, Promise::Fresh, Promise::Resident, Promise::Output]
+    {
+        let harmless = host.clone();
+        let proof = prove(&host).limits(quick()).only(scripts(promise));
+        let report =
+            run(proof
+                .with_script(move |_, _| harmless.script("harmless", Language::JavaScript, "export default () => 1")));
+        assert_eq!(broken(&report), [promise], "{report}");
+    }
+}
+
 #[test]
 fn instances_that_are_used_again_are_found() {
     if alone("instances_that_are_used_again_are_found") {
@@ -259,6 +305,17 @@ fn what_is_granted_by_mistake_is_found() {
         let report = run(proof.with(move |_, builder| builder.grant(grant.clone())));
         assert_eq!(broken(&report), [promise], "{name}");
     }
+    for (promise, name, grant) in [
+        (Promise::Grants, "script: keys that nobody granted", Grant::from(KeyValue::bucket("x"))),
+        (Promise::Network, "script: other names of this machine", Http::to("http://127.0.0.1").into()),
+        (Promise::Quota, "script: another bucket", KeyValue::bucket("isopod-secret").into()),
+    ] {
+        let proof = prove(&host()).limits(quick()).only(move |case| case.name() == name);
+        let report = run(proof.with_script(move |_, builder| builder.grant(grant.clone())));
+        assert_eq!(broken(&report), [promise], "{name}");
+    }
+    let proof = prove(&host()).limits(quick()).only(|case| case.name() == "script: code of texts");
+    assert_eq!(broken(&run(proof.with_script(|_, builder| builder.eval()))), [Promise::Grants]);
 }
 
 /// What an embedder's own code does to the calls of a host: told of each call's end, it does harm.

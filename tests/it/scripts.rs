@@ -255,6 +255,49 @@ async fn the_usual_limits_hold() {
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
 }
 
+/// Whatever the interpreter throws then, or a library around it; and not because somebody says so.
+#[tokio::test]
+async fn what_ran_out_of_memory_says_so() {
+    let limits = || Limits::default().memory(8 * MIB);
+    for source in [
+        "export default async () => { for (;;) Promise.resolve().then(() => {}) }",
+        "export default () => { let p = []; for (;;) p = new Proxy(p, {}) }",
+        "export default () => '\\ufdfa'.repeat(1e5).normalize('NFKD')",
+        "export default () => /^(a|aa)+$/.test('a'.repeat(2e5) + 'b')",
+        "export default () => { for (const all = [];;) all.push(structuredClone(['x'.repeat(1e6)])) }",
+        "export default () => ({ toJSON: () => 'x'.repeat(1e7) })",
+        "await new Uint8Array(1e7); export default () => 1",
+    ] {
+        let rule = script(source).limits(limits()).load().await.unwrap();
+        let error = rule.call::<Value>("default", ()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{source}: {error}");
+        assert!(error.to_string().contains("raise `Limits::memory`") && error.exception().is_some(), "{error}");
+    }
+    let says = "throw Object.assign(new Error('out of memory'), { name: 'InternalError' }); export default () => 1";
+    assert_eq!(failure(says).await.kind(), ErrorKind::Thrown);
+    let goes_on = "export default () => { try { new Uint8Array(1e9) } catch { return 1 } }";
+    assert_eq!(value(goes_on).await, json!(1));
+}
+
+#[tokio::test]
+async fn compiling_is_bounded_as_calls_are_metered() {
+    let names: String = (0..60_000).map(|n| format!("#v{n};")).collect();
+    let source = format!("export default class {{ {names} }}");
+    assert_eq!(refusal(source.clone()).await.kind(), ErrorKind::TimedOut);
+    let by_fuel = script(source).limits(Limits::default().fuel(1_000_000)).load().await.map(drop).unwrap_err();
+    assert_eq!(by_fuel.kind(), ErrorKind::OutOfFuel);
+    assert!(by_fuel.to_string().contains("shorter or less nested"), "{by_fuel}");
+}
+
+/// What it threw after it was to stop does not count.
+#[tokio::test]
+async fn a_script_that_throws_beyond_a_limit_ends_by_the_limit() {
+    let source = "export default () => { for (let n = 0; n < 11; n++) Date.now(); throw new Error('mine') }";
+    let rule = script(source).limits(Limits::default().host_calls(10)).load().await.unwrap();
+    let error = rule.call::<Value>("default", ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded(Limit::HostCalls), "{error}");
+}
+
 #[tokio::test]
 async fn recursion_without_end_ends_the_script_or_the_call() {
     for source in [

@@ -1,7 +1,7 @@
 //! The corpus: guests that were written to break out of their limits, each as small as it gets.
 //!
-//! A file for each kind of attack, with a table of [`Case`]s: text, no harness. What becomes of them is said in the table,
-//! and held against them by [`prove`](super::prove).
+//! A file for each kind of attack, with a table of [`Case`]s: text, no harness. Those of `script.rs` are sources of scripts,
+//! all others are components. What becomes of them is said in the table, and held against them by [`prove`](super::prove).
 
 mod abi;
 mod capability;
@@ -11,6 +11,7 @@ mod line;
 mod load;
 mod memory;
 mod output;
+mod script;
 mod shell;
 
 use super::case::Case;
@@ -32,6 +33,7 @@ pub fn corpus() -> Vec<Case> {
         capability::cases(),
         http::cases(),
         line::cases(),
+        script::cases(),
     ]
     .concat()
 }
