@@ -406,13 +406,16 @@ fn bind(
 /// The interpreters of a host.
 pub(crate) struct Interpreters {
     /// Those that scripts run in: isopod's own, and others. Each for scripts that are metered by time, or by fuel.
-    made: Mutex<HashMap<(Option<Interpreter>, bool), Once<Runtime>>>,
+    made: Mutex<HashMap<Which, Once<Runtime>>>,
     snapshots: [Once<Snapshots>; 2],
     #[cfg(feature = "typescript")]
     stripper: Once<Stripper>,
     /// For those that compile at once, so that they leave the slots to calls. Others wait.
     places: Semaphore,
 }
+
+/// An interpreter, if it is not isopod's own, and whether it counts fuel.
+type Which = (Option<Interpreter>, bool);
 
 /// Loaded when the first asks for it.
 type Once<G> = Arc<OnceCell<Arc<G>>>;
