@@ -34,7 +34,8 @@ impl Case {
     ///
     /// Unlike `prove`, this does not wait until it has the host to itself. Guests that attack [`Promise::Concurrency`]
     /// want all its seats, and those that attack [`Promise::Busy`] want a core: beside others, they may end otherwise.
-    /// Those that attack [`Promise::Fuel`] want a limit on fuel.
+    /// Those that attack [`Promise::Fuel`] want a limit on fuel, and those that attack [`Promise::Sources`] a slot that is
+    /// free while their source compiles.
     ///
     /// ```
     /// # #[tokio::main]
