@@ -17,6 +17,8 @@
 // Where recursion of a script ends as an error of its own: before most of it comes to the end of the machine's stack,
 // which grows three times as fast as this one, and ends the call.
 #define STACK (160 * 1024)
+// Bytes that a call takes before its garbage is collected for the first time.
+#define GARBAGE (1024 * 1024)
 // The name of a script in backtraces.
 #define NAME "script"
 
@@ -578,6 +580,17 @@ __attribute__((export_name("wizer-initialize"))) void start(void) {
     // Jobs of the prelude, of which there are none, and what it left.
     JS_RunGC(rt);
     ctx->eval_internal = NULL;
+    // Tables with room for what scripts add: one that grows touches all that is in it, in each call.
+    if (JS_ResizeAtomHash(rt, 2048) || resize_shape_hash(rt, 9)) abort();
+    JSAtom spare[512];
+    for (int i = 0; i < 512; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "spare %d", i);
+        spare[i] = JS_NewAtom(ctx, name);
+    }
+    for (int i = 511; i >= 0; i--) JS_FreeAtom(ctx, spare[i]);
+    // Most calls end before there is garbage worth looking for.
+    JS_SetGCThreshold(rt, rt->malloc_state.malloc_size + GARBAGE);
     live = true;
 }
 

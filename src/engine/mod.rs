@@ -73,8 +73,8 @@ pub(crate) struct Flavour {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Profile {
     /// Calls that cost the least: the default. A slot for an instance is 4 GiB of address space, so that the guest's code
-    /// needs no checks of its memory accesses, and up to 256 KiB of what a call wrote stay in memory for the next one:
-    /// 1 000 idle slots that were written widely hold up to 256 MiB. By default as many instances can be alive as calls can
+    /// needs no checks of its memory accesses, and up to 512 KiB of what a call wrote stay in memory for the next one:
+    /// 1 000 idle slots that were written widely hold up to 512 MiB. By default as many instances can be alive as calls can
     /// run; of those that have run code, 1 024 wait at most.
     #[default]
     Latency,
@@ -133,7 +133,8 @@ impl Profile {
     /// Bytes of a memory or a table that stay with a slot from call to call.
     fn keep(self) -> usize {
         match self {
-            Profile::Latency => 256 << 10,
+            // Of a script of some size a call writes 90 pages, of which each that does not stay costs it a microsecond or two.
+            Profile::Latency => 512 << 10,
             Profile::Density => 16 << 10,
         }
     }
