@@ -137,6 +137,7 @@ impl ScriptBuilder {
     }
 
     /// Lets the script make code of texts, by `eval` and `new Function`. It reaches no more by that than by its own source.
+    /// An [`Interpreter`] that you bring is told, and does what it will.
     pub fn eval(mut self) -> ScriptBuilder {
         self.eval = true;
         self
@@ -414,8 +415,8 @@ pub(crate) struct Interpreters {
     places: Semaphore,
 }
 
-/// An interpreter, if it is not isopod's own, and whether it counts fuel.
-type Which = (Option<Interpreter>, bool);
+/// The digest of an interpreter, if it is not isopod's own, and whether it counts fuel.
+type Which = (Option<blake3::Hash>, bool);
 
 /// Loaded when the first asks for it.
 type Once<G> = Arc<OnceCell<Arc<G>>>;
@@ -437,7 +438,7 @@ impl Default for Interpreters {
 impl Interpreters {
     async fn get(&self, language: &Language, fuel: bool, host: &Arc<host::Inner>) -> Result<Arc<Runtime>> {
         let own = language.interpreter();
-        let made = Arc::clone(self.made.lock().entry((own.cloned(), fuel)).or_default());
+        let made = Arc::clone(self.made.lock().entry((own.map(Interpreter::digest), fuel)).or_default());
         let component = own.map_or(JAVASCRIPT, Interpreter::component);
         made.get_or_try_init(|| fit(component.to_vec(), fuel, host, Runtime::new)).await.cloned()
     }

@@ -17,8 +17,8 @@
 // Where recursion of a script ends as an error of its own: before most of it comes to the end of the machine's stack,
 // which grows three times as fast as this one, and ends the call.
 #define STACK (160 * 1024)
-// Bytes that a call takes before its garbage is collected for the first time.
-#define GARBAGE (1024 * 1024)
+// Bytes that a call takes before its garbage is collected for the first time: few beside the least that a call may have.
+#define GARBAGE (256 * 1024)
 // The name of a script in backtraces.
 #define NAME "script"
 

@@ -280,6 +280,13 @@ async fn what_ran_out_of_memory_says_so() {
 }
 
 #[tokio::test]
+async fn garbage_is_collected_within_little_memory() {
+    let source = "export default () => { for (let n = 0; n < 50_000; n++) { const a = {}; a.b = { a } } return 1 }";
+    let rule = script(source).limits(Limits::default().memory(7 * MIB / 4)).load().await.unwrap();
+    assert_eq!(rule.call::<u32>("default", ()).await.unwrap().value, 1);
+}
+
+#[tokio::test]
 async fn compiling_is_bounded_as_calls_are_metered() {
     let names: String = (0..60_000).map(|n| format!("#v{n};")).collect();
     let source = format!("export default class {{ {names} }}");

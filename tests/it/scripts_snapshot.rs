@@ -74,6 +74,15 @@ async fn a_state_for_which_memory_grew_is_kept() {
     assert!(error.to_string().contains("Limits::memory"), "{error}");
 }
 
+#[tokio::test]
+async fn a_state_that_lies_scattered_is_kept() {
+    let source = r#"
+        const bytes = new Uint8Array(2 << 20);
+        for (let at = 0; at < bytes.length; at += 512) bytes[at] = 1;
+        export default () => [bytes.reduce((sum, byte) => sum + byte), bytes.lastIndexOf(1)];"#;
+    assert_eq!(give(&loaded(source).await, json!(0)).await, json!([4096, (2 << 20) - 512]));
+}
+
 /// A clock that the test sets.
 struct Hand(Arc<AtomicU64>);
 

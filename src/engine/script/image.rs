@@ -13,7 +13,7 @@ use std::sync::Arc;
 use wasm_encoder::{
     BlockType, CodeSection, ComponentImportSection, ComponentSection, ComponentTypeRef, ConstExpr, CoreTypeSection,
     DataCountSection, DataSection, EntityType, ExportKind, Function, FunctionSection, ImportSection, InstanceSection,
-    Instruction, MemoryType, Module, ModuleArg, ModuleType, StartSection, TypeSection,
+    MemoryType, Module, ModuleArg, ModuleType, StartSection, TypeSection,
 };
 use wasmparser::{Parser, Payload};
 
@@ -143,73 +143,51 @@ fn open(component: &[u8]) -> Result<Vec<u8>, wasmparser::BinaryReaderError> {
     Ok(bytes)
 }
 
-/// A module that makes the memory from `at` on, which is as it was before, as it was after.
+/// A module that makes the memory from `at` on, which is as it was before, as it was after. Its code is the same for all.
 fn module(at: u32, before: &[u8], after: &[u8]) -> Vec<u8> {
+    let (there, beyond) = after.split_at(before.len().min(after.len()));
     let mut data = DataSection::new();
-    // The memory grows first, and then has what lies beyond.
-    let mut grow = Function::new([]);
-    let more = (after.len().saturating_sub(before.len()) / PAGE) as i32;
-    [
-        Instruction::I32Const(more),
-        Instruction::MemoryGrow(0),
-        Instruction::I32Const(0),
-        Instruction::I32LtS,
-        Instruction::If(BlockType::Empty),
-        Instruction::Unreachable,
-        Instruction::End,
-    ]
-    .iter()
-    .for_each(|instruction| {
-        grow.instruction(instruction);
-    });
-    for piece in pieces(before, after) {
-        let (start, len) = ((at as usize + piece.start) as i32, piece.len() as i32);
-        let is_there = piece.end <= before.len();
-        let bytes = after[piece].iter().copied();
-        if is_there {
-            data.active(0, &ConstExpr::i32_const(start), bytes);
-            continue;
-        }
-        let init = Instruction::MemoryInit { mem: 0, data_index: data.len() };
-        data.passive(bytes);
-        [Instruction::I32Const(start), Instruction::I32Const(0), Instruction::I32Const(len), init].iter().for_each(
-            |instruction| {
-                grow.instruction(instruction);
-            },
-        );
+    for piece in pieces(before, there) {
+        let start = ConstExpr::i32_const((at as usize + piece.start) as i32);
+        data.active(0, &start, there[piece].iter().copied());
     }
-    grow.instruction(&Instruction::End);
-
     let mut imports = ImportSection::new();
     imports.import("env", "memory", MEMORY);
     let mut module = Module::new();
+    if beyond.is_empty() {
+        module.section(&imports).section(&data);
+        return module.finish();
+    }
+    // What lies beyond where the memory ended is one piece, which is written once the memory has grown.
+    let pages = beyond.len().div_ceil(PAGE) as i32;
+    let used = beyond.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let (mut types, mut functions, mut code) = (TypeSection::new(), FunctionSection::new(), CodeSection::new());
     types.ty().function([], []);
     functions.function(0);
-    code.function(&grow);
-    let grows = more > 0;
-    if grows {
-        module.section(&types);
-    }
-    module.section(&imports);
-    if grows {
-        module.section(&functions).section(&StartSection { function_index: 0 });
-        module.section(&DataCountSection { count: data.len() }).section(&code);
-    }
-    module.section(&data);
+    let place = (at as usize + there.len()) as i32;
+    code.function(&grow(pages, place, data.len(), used as i32));
+    data.passive(beyond[..used].iter().copied());
+    module.section(&types).section(&imports).section(&functions);
+    module.section(&StartSection { function_index: 0 });
+    module.section(&DataCountSection { count: data.len() }).section(&code).section(&data);
     module.finish()
 }
 
-/// Where `after` is not what `before` is; beyond that, where it is not zero.
+/// Grows the memory by a number of pages, and then writes data to a place in it.
+fn grow(pages: i32, place: i32, data_index: u32, len: i32) -> Function {
+    let mut grow = Function::new([]);
+    let mut code = grow.instructions();
+    code.i32_const(pages).memory_grow(0).i32_const(0).i32_lt_s().if_(BlockType::Empty).unreachable().end();
+    code.i32_const(place).i32_const(0).i32_const(len).memory_init(0, data_index).end();
+    grow
+}
+
+/// Where two of equal length differ.
 fn pieces(before: &[u8], after: &[u8]) -> Vec<Range<usize>> {
     let mut pieces: Vec<Range<usize>> = Vec::new();
-    let changed = |at: &usize| after[*at] != before.get(*at).copied().unwrap_or(0);
-    for at in (0..after.len()).filter(changed) {
+    for at in (0..after.len()).filter(|at| after[*at] != before[*at]) {
         match pieces.last_mut() {
-            // No piece lies on both sides of where the memory ended.
-            Some(last) if at - last.end <= GAP && (last.end <= before.len()) == (at < before.len()) => {
-                last.end = at + 1
-            }
+            Some(last) if at - last.end <= GAP => last.end = at + 1,
             _ => pieces.push(at..at + 1),
         }
     }
@@ -224,14 +202,25 @@ mod tests {
     fn a_piece_is_where_something_changed() {
         let before = vec![7; 4 * GAP];
         let mut after = before.clone();
-        after.extend([0; 4 * GAP]);
         assert_eq!(pieces(&before, &after), []);
-        after[1] = 8;
-        after[GAP] = 8;
-        after[3 * GAP] = 8;
-        after[4 * GAP - 1] = 8;
-        after[4 * GAP] = 8;
-        let ends = 3 * GAP..4 * GAP;
-        assert_eq!(pieces(&before, &after), [1..GAP + 1, ends, 4 * GAP..4 * GAP + 1]);
+        for at in [1, GAP, 3 * GAP, 4 * GAP - 1] {
+            after[at] = 8;
+        }
+        assert_eq!(pieces(&before, &after), [1..GAP + 1, 3 * GAP..4 * GAP]);
+    }
+
+    #[test]
+    fn the_code_of_a_module_does_not_grow_with_the_state() {
+        let grown = |step: usize| {
+            let after: Vec<u8> = (0..8 * PAGE).map(|at| u8::from(at % step == 0)).collect();
+            let module = module(1024, &vec![0; PAGE], &after);
+            let code = Parser::new(0).parse_all(&module).find_map(|payload| match payload.unwrap() {
+                Payload::CodeSectionStart { size, .. } => Some(size),
+                _ => None,
+            });
+            wasmparser::validate(&module).unwrap();
+            code.unwrap()
+        };
+        assert_eq!(grown(2 * GAP), grown(64 * GAP));
     }
 }

@@ -87,6 +87,10 @@ impl Interpreter {
     pub(crate) fn component(&self) -> &[u8] {
         &self.component
     }
+
+    pub(crate) fn digest(&self) -> blake3::Hash {
+        self.digest
+    }
 }
 
 /// By what the bytes are.
@@ -242,9 +246,11 @@ impl Blame<'_> {
         let (kind, text) = match cause {
             // What the interpreter then throws is whatever it has room for; and a script can throw the same without cause.
             _ if lease.store.data().budget.refused => {
-                let text = format!(
-                    "it ran out of memory, and ended with {exception}; raise `Limits::memory` if it needs more"
-                );
+                let end = match exception.name().is_empty() && exception.message().is_empty() {
+                    true => String::new(),
+                    false => format!(", and ended with {exception}"),
+                };
+                let text = format!("it ran out of memory{end}; raise `Limits::memory` if it needs more");
                 (ErrorKind::OutOfMemory, text)
             }
             wit::Cause::Syntax => (ErrorKind::InvalidScript, format!("the source does not compile: {exception}")),
