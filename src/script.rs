@@ -94,7 +94,7 @@ pub struct ScriptBuilder {
 }
 
 impl ScriptBuilder {
-    /// What each call may use. The interpreter itself takes 1 MiB of [`Limits::memory`].
+    /// What each call may use. The interpreter itself takes 0.8 MiB of [`Limits::memory`].
     pub fn limits(mut self, limits: Limits) -> ScriptBuilder {
         self.limits = limits;
         self

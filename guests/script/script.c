@@ -19,6 +19,8 @@
 #define STACK (160 * 1024)
 // Bytes that a call takes before its garbage is collected for the first time: few beside the least that a call may have.
 #define GARBAGE (256 * 1024)
+// Bytes: no room that starting leaves between what lives is larger.
+#define LARGEST_GAP (32 * 1024)
 // The name of a script in backtraces.
 #define NAME "script"
 
@@ -550,6 +552,19 @@ static const JSCFunctionListEntry NATIVE[] = {
 
 // Starting.
 
+// Takes all room between what lives, for good: what calls allocate then lies side by side, at the end, on few pages, each of
+// which has to be put back after the call.
+static void fill_gaps(void) {
+    char *end = malloc(LARGEST_GAP);
+    if (!end) abort();
+    free(end);
+    for (size_t size = LARGEST_GAP; size >= 8; size -= 8) {
+        char *gap;
+        while ((gap = malloc(size)) && gap < end) continue;
+        free(gap);
+    }
+}
+
 static JSModuleDef *no_module(JSContext *ctx, const char *name, void *opaque, JSValueConst attributes) {
     JS_ThrowSyntaxError(ctx, "a script is one file and imports no other; what it may use is there without an import");
     return NULL;
@@ -582,6 +597,7 @@ __attribute__((export_name("wizer-initialize"))) void start(void) {
     ctx->eval_internal = NULL;
     // Tables with room for what scripts add: one that grows touches all that is in it, in each call.
     if (JS_ResizeAtomHash(rt, 2048) || resize_shape_hash(rt, 9)) abort();
+    fill_gaps();
     JSAtom spare[512];
     for (int i = 0; i < 512; i++) {
         char name[16];

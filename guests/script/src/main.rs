@@ -102,14 +102,14 @@ fn quickjs() -> Result<(PathBuf, String)> {
 fn compile(root: &Path, gen_dir: &Path, quickjs: &Path) -> Result<Vec<u8>> {
     let module = target_dir().join("script.wasm");
     let mut clang = Command::new(CLANG);
-    clang.args(["--target=wasm32-wasi", "-std=gnu11", "-O2", "-mexec-model=reactor", "-mbulk-memory", "-msign-ext"]);
+    clang.args(["--target=wasm32-wasi", "-std=gnu11", "-O2", "-mexec-model=reactor", "-mbulk-memory", "-msign-ext", "-mnontrapping-fptoint"]);
     clang.args(["-DNDEBUG", "-D_GNU_SOURCE", "-DEMSCRIPTEN=1", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0"]);
     clang.args(["-D_WASI_EMULATED_PROCESS_CLOCKS", "-D_WASI_EMULATED_SIGNAL", "-w"]);
     clang.arg(format!("-I{}", quickjs.display())).arg(format!("-I{}", gen_dir.display()));
     // Paths of this machine are in no message.
     clang.arg(format!("-ffile-prefix-map={}=quickjs", quickjs.display()));
     clang.arg(format!("-ffile-prefix-map={}=.", root.display()));
-    clang.args(["-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=524288"]);
+    clang.args(["-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=262144"]);
     clang.args(["-lwasi-emulated-process-clocks", "-lwasi-emulated-signal", "-lm", "-o"]).arg(&module);
     clang.arg(root.join("guests/script/script.c"));
     clang.args(["javascript.c", "javascript_component_type.o"].map(|name| gen_dir.join(name)));
