@@ -425,6 +425,17 @@ static JSValue js_random(JSContext *ctx, JSValueConst this, int argc, JSValueCon
     return JS_UNDEFINED;
 }
 
+// `Math.random`, where its state is drawn first if there is none.
+static JSValue js_math_random_seeded(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
+    while (!ctx->random_state) {
+        javascript_list_u8_t drawn;
+        isopod_script_host_random(sizeof ctx->random_state, &drawn);
+        memcpy(&ctx->random_state, drawn.ptr, drawn.len);
+        free(drawn.ptr);
+    }
+    return js_math_random(ctx, this, argc, argv);
+}
+
 static JSValue js_context(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
     isopod_script_host_call_t call;
     isopod_script_host_context(&call);
@@ -587,6 +598,10 @@ __attribute__((export_name("wizer-initialize"))) void start(void) {
     JS_AddIntrinsicAToB(ctx);
     JS_SetModuleLoaderFunc2(rt, NULL, no_module, NULL, NULL);
     JS_AddIntrinsicEval(ctx);
+    JSValue math = JS_GetPropertyStr(ctx, ctx->global_obj, "Math");
+    JSValue random = JS_NewCFunction(ctx, js_math_random_seeded, "random", 0);
+    JS_DefinePropertyValueStr(ctx, math, "random", random, JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
+    JS_FreeValue(ctx, math);
     JSValue native = JS_NewObject(ctx);
     JS_SetPropertyFunctionList(ctx, native, NATIVE, countof(NATIVE));
     JSValue prelude = JS_Eval(ctx, PRELUDE, sizeof PRELUDE - 1, "isopod", JS_EVAL_TYPE_GLOBAL);
@@ -711,13 +726,12 @@ bool exports_javascript_run(javascript_value_t *input, javascript_value_t *ret, 
 bool exports_javascript_image(javascript_tuple2_u32_list_u8_t *ret) {
     extern char __global_base;
     if (task_count) return false;
+    // Each call goes on with random numbers of its own. The seed of hashes stays: maps keep the hashes of their keys.
+    ctx->random_state = 0;
     uint32_t start = (uint32_t)&__global_base;
     *ret = (javascript_tuple2_u32_list_u8_t){start, {(uint8_t *)start, __builtin_wasm_memory_size(0) * 65536 - start}};
     return true;
 }
-
-// Maps keep the hashes of their keys: their seed stays that of `load`.
-void exports_javascript_wake(uint64_t seed) { ctx->random_state = seed ? seed : 1; }
 
 // What the bindings would free after a call: here nothing is freed, and what was QuickJS's was never malloc's.
 void __wasm_export_exports_javascript_compile_post_return(uint8_t *result) {}

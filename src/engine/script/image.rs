@@ -100,13 +100,8 @@ pub(crate) struct Image {
 impl Image {
     /// An instance that is ready to run.
     pub(super) async fn begin(&self, lease: &mut Lease) -> wasmtime::Result<wit::Interpreter> {
-        let Snapshots { runtime, indices, .. } = &*self.snapshots;
         lease.start(&self.pre).await?;
-        let instance = lease.instance()?;
-        let snapshots = indices.load(&mut lease.store, &instance)?;
-        let (seed, _) = lease.store.data_mut().bound.random.insecure();
-        snapshots.call_wake(&mut lease.store, seed).await?;
-        runtime.guest(lease)
+        self.snapshots.runtime.guest(lease)
     }
 }
 
