@@ -227,11 +227,18 @@ fn for_shop(error: &Error) -> String {
         (ErrorKind::OutOfMemory, _) => format!("your rule was stopped: it took more than {} MiB", MEMORY / MIB),
         (ErrorKind::Thrown, None) => "your rule gives no price: { total, shipping }, in whole cents".into(),
         (_, Some(thrown)) => {
-            let place =
-                thrown.line().zip(thrown.column()).map(|(line, column)| format!("line {line}, column {column}: "));
-            let (name, message, excerpt) = (thrown.name(), thrown.message(), thrown.excerpt());
-            format!("{}{name}: {message}\n              | {excerpt}", place.unwrap_or_default())
+            let what = match thrown.name() {
+                "" => thrown.message().to_owned(),
+                name => format!("{name}: {}", thrown.message()),
+            };
+            match thrown.line().zip(thrown.column()) {
+                Some((line, column)) => {
+                    format!("line {line}, column {column}: {what}\n              | {}", thrown.excerpt())
+                }
+                None => what,
+            }
         }
+        (ErrorKind::InvalidScript, None) => "your rule is empty, longer than 1 MiB, or not UTF-8".into(),
         _ => "your rule failed, and we have been told".into(),
     }
 }

@@ -75,7 +75,7 @@ fn excerpt(line: &str, column: usize) -> String {
 }
 
 impl fmt::Display for Exception {
-    /// One line: `TypeError: cannot read property 'x' of undefined, at line 3, column 5: "const y = input.x.y;"`.
+    /// One line: ``TypeError: cannot read property 'x' of undefined, at line 3, column 5: `const y = input.x.y;` ``.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.message.as_str()) {
             ("", message) => write!(f, "\"{message}\"")?,

@@ -104,7 +104,7 @@ impl ScriptBuilder {
     /// requests by `fetch`, [`KeyValue`](crate::KeyValue) (`kv`), [`Secrets`](crate::Secrets) (`secrets`),
     /// [`Config`](crate::Config) (`config`), [`Functions`](crate::Functions) (`call`), [`Clocks`](crate::Clocks),
     /// [`Random`](crate::Random) and [`Log`](crate::Log). What it does without a grant throws, and is a
-    /// [`Denial`](crate::Denial).
+    /// [`Denial`](crate::Denial); `config.get` alone gives `undefined`.
     pub fn grant(mut self, grant: impl Into<Grant>) -> ScriptBuilder {
         self.grants.push(grant.into());
         self
@@ -147,11 +147,12 @@ impl ScriptBuilder {
     /// only their own. For scripts whose top level takes long, such as one that makes tables, and for long ones that are
     /// called often.
     ///
-    /// What the top level saw stays as it was: the time, random numbers, and the order that hashing gives. It has no grants,
-    /// no `context` and no log, and nothing that it begins may be under way at its end; what it throws is an error of the
-    /// load. `Math.random` and `crypto` give each call what no other call has, unless the script drew it at the top level.
-    /// The state takes memory of the process besides, 60 KiB for a small script, and some milliseconds to load, and a host
-    /// some ten thousand of them: the system has a bound for mappings (`vm.max_map_count`).
+    /// What the top level saw stays as it was: the time, random numbers, and the order that hashing gives. Of what is
+    /// granted it finds the settings of [`Config`](crate::Config), which stay the same too; it has no `context` and no log,
+    /// and nothing that it begins may be under way at its end; what it throws is an error of the load. `Math.random` and
+    /// `crypto` give each call what no other call has, unless the script drew it at the top level. The state takes memory of
+    /// the process besides, some 20 KiB for a small script, and some milliseconds to load, and a host has room for some ten
+    /// thousand of them: the system has a bound for mappings (`vm.max_map_count`).
     pub fn snapshot(mut self) -> ScriptBuilder {
         self.snapshot = true;
         self
@@ -250,8 +251,10 @@ impl ScriptBuilder {
 }
 
 impl Function {
-    /// Replaces the source of a script. Calls that begin from now on run the new one; those that run end with the one that
-    /// they began with. If it fails, nothing has changed.
+    /// Replaces the source of a script, for all tenants and all handles of this function, with the language, limits and grants
+    /// that it was loaded with. Calls that begin from now on run the new one; those that run end with the one that they began
+    /// with. If it fails, nothing has changed. That it compiles is all that is checked, besides the top level of a
+    /// [`snapshot`](ScriptBuilder::snapshot): to try a text first, load it under another name and call it.
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] for a function that is no script; then as [`ScriptBuilder::load`].
@@ -329,7 +332,7 @@ impl Press<'_> {
             }
         };
         let plain = plain.as_ref().unwrap_or(&source);
-        let compile = async |lease: &mut Lease| self.runtime.compile(lease, plain, self.language).await;
+        let compile = async |lease: &mut Lease| self.runtime.compile(lease, plain, &source, self.language).await;
         let code = self.work_in(&self.runtime.workshop, None, compile).await?;
         let image = match self.snapshot {
             Some(bound) => Some(self.image(bound, &source, &code).await?),
@@ -342,7 +345,7 @@ impl Press<'_> {
     async fn image(&self, bound: &Bound, source: &str, code: &[u8]) -> Result<Image> {
         let snapshots = Arc::clone(self.host.interpreters.snapshots(self.limits.fuel.is_some(), self.host).await?);
         let run = async |lease: &mut Lease| snapshots.run(lease, (source, code), self.language, self.options).await;
-        let early = Arc::new(bound.early());
+        let early = Arc::new(bound.settled());
         let frozen = self.work_in(&snapshots.runtime.workshop, Some(&early), run).await?;
         if frozen.memory > self.limits.memory {
             let text = format!(

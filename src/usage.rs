@@ -173,8 +173,8 @@ pub struct Receipt<'a> {
     pub call_id: u64,
     /// The [`call_id`](Receipt::call_id) of the call from outside that led to this one; its own where it is that.
     pub root_id: u64,
-    /// How many calls of functions stand above this one: 0 for a call from outside. The busy time of a call includes that
-    /// of the calls it made.
+    /// How many calls of functions stand above this one: 0 for a call from outside. The busy time and the fuel of a
+    /// call include those of the calls it made, so that what was used is the sum of the calls from outside.
     pub depth: u32,
 }
 

@@ -610,6 +610,7 @@ __attribute__((export_name("wizer-initialize"))) void start(void) {
     // Jobs of the prelude, of which there are none, and what it left.
     JS_RunGC(rt);
     ctx->eval_internal = NULL;
+    ctx->random_state = 0;
     // Tables with room for what scripts add: one that grows touches all that is in it, in each call.
     if (JS_ResizeAtomHash(rt, 2048) || resize_shape_hash(rt, 9)) abort();
     fill_gaps();

@@ -34,7 +34,7 @@ pub(crate) struct Bound {
     pub max_random: u64,
     pub egress: Option<Arc<Egress>>,
     pub keyring: Option<Arc<Keyring>>,
-    pub(super) config: Option<config::Settings>,
+    pub(super) config: Option<Arc<config::Settings>>,
     pub(super) callable: Option<Callable>,
     pub max_depth: u32,
     pub max_calls: u32,
@@ -143,7 +143,7 @@ impl Bound {
             )?));
         }
         if !settings.is_empty() {
-            bound.config = Some(config::bind(&settings)?);
+            bound.config = Some(Arc::new(config::bind(&settings)?));
         }
         if !callable.is_empty() {
             bound.callable = Some(Callable::bind(callable, to.caller)?);
@@ -292,6 +292,11 @@ impl Bound {
             missing: Vec::new(),
             dropped: Vec::new(),
         }
+    }
+
+    /// What the top level of a snapshot reaches: besides, what is the same in each call of a function.
+    pub(crate) fn settled(&self) -> Bound {
+        Bound { config: self.config.clone(), ..self.early() }
     }
 }
 

@@ -1,7 +1,8 @@
 // What a script of isopod finds besides the language, ECMAScript 2024. Use it with `"lib": ["ES2024"]`, without "DOM", and
 // with `"erasableSyntaxOnly": true`.
 //
-// What a grant is needed for fails without it, as a DOMException named "NotAllowedError".
+// What a grant is needed for fails without it, as a DOMException named "NotAllowedError"; only `config.get` gives
+// `undefined`.
 
 /** The second argument of a script's default export. */
 interface Context {
@@ -189,7 +190,7 @@ declare const secrets: { get(name: string): Secret };
 /** Granted by `Config`. */
 declare const config: { get(name: string): string | undefined };
 
-/** Calls another function, granted by `Functions`: a script with an input, or an export of a component with a list of
+/** Calls another function, granted by `Functions` if it was loaded as `callable`: a script with an input, or an export of a component with a list of
  * arguments. Calls begin when the script awaits something, and run one after the other, beside requests and timers; under
  * `Limits::fuel` these are told of when the call is over. */
 declare function call(name: string, input?: unknown): Promise<any>;

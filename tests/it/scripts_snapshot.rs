@@ -1,7 +1,7 @@
 //! Snapshots of scripts: the top level runs once, calls begin with what it left, and nothing of one call is in another.
 
 use isopod::{
-    BoxFuture, Clocks, ErrorKind, Function, Host, Interpreter, KIB, KeyValue, Language, Limits, ScriptBuilder,
+    BoxFuture, Clocks, Config, ErrorKind, Function, Host, Interpreter, KIB, KeyValue, Language, Limits, ScriptBuilder,
     TimeSource,
 };
 use serde_json::{Value, json};
@@ -119,7 +119,9 @@ async fn what_the_top_level_saw_is_frozen_and_the_rest_is_not() {
 
 #[tokio::test]
 async fn the_top_level_reaches_nothing_and_the_function_what_it_is_granted() {
-    let granted = |source: &str| script(source).grant(KeyValue::bucket("state"));
+    let granted = |source: &str| script(source).grant(KeyValue::bucket("state")).grant(Config::var("vat", "0.19"));
+    let rule = granted("const vat = config.get('vat'); export default () => [vat, config.get('vat')]").load().await;
+    assert_eq!(give(&rule.unwrap(), json!(0)).await, json!(["0.19", "0.19"]), "the settings are always the same");
     let error = granted("const x = await kv.get('a');\nexport default () => x").load().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Thrown, "{error}");
     assert!(error.to_string().contains("the top level, which a snapshot runs ahead of all calls"), "{error}");

@@ -74,6 +74,8 @@ async fn errors_have_the_places_of_the_source() {
     let thrown = error.exception().unwrap();
     assert_eq!((thrown.name(), thrown.line(), thrown.column()), ("SyntaxError", Some(2), Some(10)), "{error}");
     assert!(thrown.excerpt().contains("let y: = 1"), "{error}");
+    let error = refusal("export default (x: number) => {\n  const y: number = 1; y: for (;;) { break z }\n}").await;
+    assert!(error.exception().unwrap().excerpt().contains("const y: number"), "the excerpt is of the source: {error}");
 }
 
 #[tokio::test]

@@ -103,16 +103,17 @@ impl Runtime {
         self.indices.load(&mut lease.store, &instance)
     }
 
-    /// Compiles a source.
+    /// Compiles what was made of a source.
     pub(crate) async fn compile(
         &self,
         lease: &mut Lease,
+        plain: &str,
         source: &str,
         language: &Language,
     ) -> Result<Box<[u8]>, Fault> {
         lease.start(self.pre()).await?;
         let guest = self.guest(lease)?;
-        let code = guest.call_compile(&mut lease.store, source).await?;
+        let code = guest.call_compile(&mut lease.store, plain).await?;
         let blame = Blame { who: "the source", source, language };
         Ok(code.map_err(|failure| blame.error(failure, lease))?.into())
     }
