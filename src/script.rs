@@ -22,7 +22,7 @@ use crate::load::{self, Loaded, Source};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{OnceCell, Semaphore};
 
 /// What scripts find besides the language, for editors and for the compiler of TypeScript that checks them: the text of a
@@ -36,6 +36,8 @@ const JAVASCRIPT: &[u8] = include_bytes!("script/javascript.wasm");
 const TYPESCRIPT: &[u8] = include_bytes!("script/typescript.wasm");
 /// What compiling a source may use where calls are metered by fuel: what takes about as long as the default busy time.
 const COMPILE_FUEL: u64 = 5_000_000_000;
+/// How long that may take with what it waits for.
+const MOST_TIME: Duration = Duration::from_secs(2);
 /// Bytes of a source. More is not what people write.
 const MAX_SOURCE: usize = 1024 * KIB as usize;
 
@@ -168,7 +170,7 @@ impl ScriptBuilder {
     /// [`ErrorKind::TimedOut`], or [`ErrorKind::OutOfFuel`] with [`Limits::fuel`], `OutOfMemory`,
     /// [`ErrorKind::OutputTooLarge`] or [`ErrorKind::Trapped`] for a source that takes more than about a second, 64 MiB,
     /// 4 MiB of code or the stack to compile; [`ErrorKind::Overloaded`] where no slot is free for that. Four compile at
-    /// once, and others wait. For a [`snapshot`](ScriptBuilder::snapshot) also [`ErrorKind::Thrown`] for what its top level
+    /// once, four run the top levels of snapshots, for two seconds at most, and others wait. For a [`snapshot`](ScriptBuilder::snapshot) also [`ErrorKind::Thrown`] for what its top level
     /// throws, and the same kinds for one that takes more than that, or leaves more than 4 MiB of memory in use. For an
     /// [`Interpreter`] that you bring, whatever ends the loading of a component, and [`ErrorKind::WrongExport`] for one of
     /// another world.
@@ -253,7 +255,7 @@ impl ScriptBuilder {
 impl Function {
     /// Replaces the source of a script, for all tenants and all handles of this function, with the language, limits and grants
     /// that it was loaded with. Calls that begin from now on run the new one; those that run end with the one that they began
-    /// with. If it fails, nothing has changed. That it compiles is all that is checked, besides the top level of a
+    /// with. Of updates at once each waits for those before it. If it fails, nothing has changed. That it compiles is all that is checked, besides the top level of a
     /// [`snapshot`](ScriptBuilder::snapshot): to try a text first, load it under another name and call it.
     ///
     /// # Errors
@@ -273,7 +275,9 @@ impl Function {
                 limits: inner.limits(),
                 snapshot: script.is_snapshot().then_some(&inner.pool.blueprint.bound),
             };
-            let program = press.program(text(source.into(), &script.language)?).await?;
+            let source = text(source.into(), &script.language)?;
+            let _turn = script.updating.lock().await;
+            let program = press.program(source).await?;
             script.replace(program);
             Ok(())
         };
@@ -321,21 +325,26 @@ struct Press<'a> {
 
 impl Press<'_> {
     async fn program(&self, source: String) -> Result<Program> {
-        // It is never closed.
-        let _place = self.host.interpreters.places.acquire().await;
+        let Interpreters { compiling, starting, .. } = &self.host.interpreters;
+        // Neither is ever closed.
+        let place = compiling.acquire().await;
         let plain = match self.language {
             Language::JavaScript | Language::Of(_) => None,
             #[cfg(feature = "typescript")]
             Language::TypeScript => {
-                let stripper = self.host.interpreters.stripper(self.host).await?;
+                let stripper = self.host.interpreters.stripper(self.limits.fuel.is_some(), self.host).await?;
                 Some(self.work_in(&stripper.workshop, None, async |lease| stripper.strip(lease, &source).await).await?)
             }
         };
         let plain = plain.as_ref().unwrap_or(&source);
         let compile = async |lease: &mut Lease| self.runtime.compile(lease, plain, &source, self.language).await;
         let code = self.work_in(&self.runtime.workshop, None, compile).await?;
+        drop(place);
         let image = match self.snapshot {
-            Some(bound) => Some(self.image(bound, &source, &code).await?),
+            Some(bound) => {
+                let _place = starting.acquire().await;
+                Some(self.image(bound, &source, &code).await?)
+            }
             None => None,
         };
         Ok(Program { source: source.into(), code, image })
@@ -347,10 +356,11 @@ impl Press<'_> {
         let run = async |lease: &mut Lease| snapshots.run(lease, (source, code), self.language, self.options).await;
         let early = Arc::new(bound.settled());
         let frozen = self.work_in(&snapshots.runtime.workshop, Some(&early), run).await?;
-        if frozen.memory > self.limits.memory {
+        if frozen.memory() > self.limits.memory {
             let text = format!(
                 "the state of the snapshot takes {} bytes of memory, more than the limit of {}; raise `Limits::memory`",
-                frozen.memory, self.limits.memory
+                frozen.memory(),
+                self.limits.memory
             );
             return Err(Error::new(ErrorKind::OutOfMemory, text));
         }
@@ -371,9 +381,22 @@ impl Press<'_> {
             return Err(Error::new(ErrorKind::Overloaded, text));
         };
         let done = call::run_early(&mut lease, limits, &host.clock, &host.ticker, true, work).await;
+        let own = self.language.interpreter().is_none();
         done.map(|(made, _)| made).map_err(|error| match error.kind() {
-            ErrorKind::InvalidScript | ErrorKind::Internal | ErrorKind::Thrown => error,
-            kind => Error::new(kind, if bound.is_some() { MOST_STATE } else { MOST_SOURCE }),
+            kind @ (ErrorKind::TimedOut
+            | ErrorKind::OutOfFuel
+            | ErrorKind::OutOfMemory
+            | ErrorKind::OutputTooLarge
+            | ErrorKind::Trapped)
+                if own =>
+            {
+                let most = Error::new(kind, if bound.is_some() { MOST_STATE } else { MOST_SOURCE });
+                match error.exception() {
+                    Some(exception) => most.thrown(exception.clone()),
+                    None => most,
+                }
+            }
+            _ => error,
         })
     }
 }
@@ -413,9 +436,11 @@ pub(crate) struct Interpreters {
     made: Mutex<HashMap<Which, Once<Runtime>>>,
     snapshots: [Once<Snapshots>; 2],
     #[cfg(feature = "typescript")]
-    stripper: Once<Stripper>,
-    /// For those that compile at once, so that they leave the slots to calls. Others wait.
-    places: Semaphore,
+    strippers: [Once<Stripper>; 2],
+    /// Places for those that compile at once, so that they leave the slots to calls. Others wait.
+    compiling: Semaphore,
+    /// The same for top levels of snapshots, which can sleep.
+    starting: Semaphore,
 }
 
 /// The digest of an interpreter, if it is not isopod's own, and whether it counts fuel.
@@ -432,8 +457,9 @@ impl Default for Interpreters {
             made: Mutex::default(),
             snapshots: Default::default(),
             #[cfg(feature = "typescript")]
-            stripper: Once::default(),
-            places: Semaphore::new(PLACES),
+            strippers: Default::default(),
+            compiling: Semaphore::new(PLACES),
+            starting: Semaphore::new(PLACES),
         }
     }
 }
@@ -452,8 +478,8 @@ impl Interpreters {
     }
 
     #[cfg(feature = "typescript")]
-    async fn stripper(&self, host: &Arc<host::Inner>) -> Result<&Arc<Stripper>> {
-        self.stripper.get_or_try_init(|| fit(TYPESCRIPT.to_vec(), false, host, Stripper::new)).await
+    async fn stripper(&self, fuel: bool, host: &Arc<host::Inner>) -> Result<&Arc<Stripper>> {
+        self.strippers[usize::from(fuel)].get_or_try_init(|| fit(TYPESCRIPT.to_vec(), fuel, host, Stripper::new)).await
     }
 }
 
@@ -466,7 +492,7 @@ async fn fit<G: Send + Sync + 'static>(
 ) -> Result<Arc<G>> {
     let host = Arc::clone(host);
     crate::blocking::unblock(move || {
-        let limits = Limits::default();
+        let limits = Limits::default().deadline(MOST_TIME);
         let limits = if fuel { limits.fuel(COMPILE_FUEL) } else { limits };
         let limits = limits.resolve()?;
         let loaded = load::load(Source::Bytes(component), Some(Trust::Own.into()), &limits, &host)?;

@@ -174,10 +174,16 @@ static bool take_optional(JSValueConst from, javascript_option_string_t *to) {
     return !to->is_some || take_text(from, &to->val);
 }
 
+// The bytes of a Uint8Array, where they are. None has two reasons: there are none, or it throws, as for a detached one.
+static bool look_at_bytes(JSValueConst from, uint8_t **bytes, size_t *len) {
+    *bytes = JS_GetUint8Array(ctx, len, from);
+    return *bytes || !JS_HasException(ctx);
+}
+
 static bool take_bytes(JSValueConst from, javascript_list_u8_t *to) {
     size_t len;
-    uint8_t *bytes = JS_GetUint8Array(ctx, &len, from);
-    if (!bytes && len) return false;
+    uint8_t *bytes;
+    if (!look_at_bytes(from, &bytes, &len)) return false;
     if (len && !(to->ptr = malloc(len))) {
         JS_ThrowOutOfMemory(ctx);
         return false;
@@ -530,8 +536,8 @@ static bool is_utf8(const uint8_t *at, size_t len) {
 // The bytes of a buffer or a view of one, from `offset` on.
 static JSValue js_decode(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
     size_t len;
-    uint8_t *bytes = JS_GetUint8Array(ctx, &len, argv[0]);
-    if (!bytes && len) return JS_EXCEPTION;
+    uint8_t *bytes;
+    if (!look_at_bytes(argv[0], &bytes, &len)) return JS_EXCEPTION;
     if (JS_ToBool(ctx, argv[1]) && !is_utf8(bytes, len)) return JS_ThrowTypeError(ctx, "the bytes are not UTF-8");
     return JS_NewStringLen(ctx, (const char *)bytes, len);
 }
@@ -700,7 +706,8 @@ bool exports_javascript_run(javascript_value_t *input, javascript_value_t *ret, 
     if (!await(&result, err)) return false;
     if (JS_GetTypedArrayType(result) == JS_TYPED_ARRAY_UINT8) {
         size_t len;
-        uint8_t *bytes = JS_GetUint8Array(ctx, &len, result);
+        uint8_t *bytes;
+        if (!look_at_bytes(result, &bytes, &len)) return threw(err, JAVASCRIPT_CAUSE_THROWN);
         ret->tag = JAVASCRIPT_VALUE_BYTES;
         ret->val.bytes.ptr = malloc(len ? len : 1);
         if (!ret->val.bytes.ptr) {

@@ -118,6 +118,34 @@ async fn what_the_top_level_saw_is_frozen_and_the_rest_is_not() {
 }
 
 #[tokio::test]
+async fn calls_and_scripts_draw_numbers_of_their_own() {
+    let mut seen = HashSet::new();
+    for source in ["export default () => Math.random()", "const one = 1; export default () => Math.random() * one"] {
+        let rule = loaded(source).await;
+        for _ in 0..3 {
+            assert!(seen.insert(give(&rule, Value::Null).await.to_string()), "{seen:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_top_level_that_sleeps_holds_up_no_other_script() {
+    let host = Host::new().unwrap();
+    let load = |source: &'static str| host.script("rule", Language::JavaScript, source);
+    load("export default () => 1").snapshot().load().await.unwrap();
+    let sleeping = "await new Promise(done => setTimeout(done, 1e9)); export default () => 1";
+    let mut sleepers = futures_util::future::select_all((0..8).map(|_| Box::pin(load(sleeping).snapshot().load())));
+    let other = async { load("export default () => 2").load().await?.call::<u32>("default", ()).await };
+    tokio::select! {
+        _ = &mut sleepers => panic!("one that sleeps ended before one that does not was loaded"),
+        reply = other => assert_eq!(reply.unwrap().value, 2),
+    }
+    let error = sleepers.await.0.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(error.to_string().contains("remove `.snapshot()`"), "{error}");
+}
+
+#[tokio::test]
 async fn the_top_level_reaches_nothing_and_the_function_what_it_is_granted() {
     let granted = |source: &str| script(source).grant(KeyValue::bucket("state")).grant(Config::var("vat", "0.19"));
     let rule = granted("const vat = config.get('vat'); export default () => [vat, config.get('vat')]").load().await;

@@ -65,18 +65,22 @@ impl Snapshots {
         let blame = Blame { who, source, language };
         loaded.map_err(|failure| blame.error(failure, lease))?;
         let after = snapshots.call_image(&mut lease.store).await?;
-        let (Some((at, before)), Some((_, after))) = (before, after) else {
+        let (Some((at, before)), Some((again, after))) = (before, after) else {
             let text = "the top level leaves something under way, such as a timer, which a snapshot cannot keep; await it there, or begin it in the function";
             return Err(Error::new(ErrorKind::InvalidScript, text).into());
         };
-        let memory = at as usize + after.len();
-        Ok(Frozen { module: module(at, &before, &after), memory: memory as u64 })
+        if again != at || after.len() < before.len() || !(at as usize + before.len()).is_multiple_of(PAGE) {
+            let text = "the interpreter does not give its memory to the end; this is a fault of isopod";
+            return Err(Error::new(ErrorKind::Internal, text).into());
+        }
+        Ok(Frozen { at, before, after })
     }
 
     /// What calls begin with; to be called where blocking is allowed.
     pub(crate) fn keep(self: &Arc<Self>, frozen: &Frozen) -> Result<Image> {
         let blueprint = &self.runtime.workshop.blueprint;
-        let module = compiler::module(&blueprint.engine, &frozen.module)?;
+        let module = module(frozen.at, &frozen.before, &frozen.after);
+        let module = compiler::module(&blueprint.engine, &module)?;
         let mut linker = self.linker.clone();
         linker.allow_shadowing(true).root().module(IMAGE, &module).map_err(unfit)?;
         let pre = linker.instantiate_pre(&self.runtime.workshop.component).map_err(unfit)?;
@@ -84,11 +88,18 @@ impl Snapshots {
     }
 }
 
-/// State that is kept.
+/// State that is to be kept: the memory from `at` on, before and after.
 pub(crate) struct Frozen {
-    module: Vec<u8>,
-    /// Bytes of memory that it starts with.
-    pub memory: u64,
+    at: u32,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Frozen {
+    /// Bytes of memory that calls start with.
+    pub(crate) fn memory(&self) -> u64 {
+        u64::from(self.at) + self.after.len() as u64
+    }
 }
 
 /// The interpreter with the state of one script.

@@ -128,12 +128,14 @@ pub(crate) struct Script {
     pub language: Language,
     /// Calls that have begun end with the one that they began with.
     program: RwLock<Arc<Program>>,
+    /// Held by an update from when it begins to compile, so that the last of several is the one that stays.
+    pub updating: tokio::sync::Mutex<()>,
     pub options: wit::Options,
 }
 
 impl Script {
     pub(crate) fn new(runtime: Arc<Runtime>, language: Language, program: Program, options: wit::Options) -> Script {
-        Script { runtime, language, program: RwLock::new(Arc::new(program)), options }
+        Script { runtime, language, program: RwLock::new(Arc::new(program)), updating: Default::default(), options }
     }
 
     pub(crate) fn runtime(&self) -> &Arc<Runtime> {
