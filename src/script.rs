@@ -170,10 +170,10 @@ impl ScriptBuilder {
     /// [`ErrorKind::TimedOut`], or [`ErrorKind::OutOfFuel`] with [`Limits::fuel`], `OutOfMemory`,
     /// [`ErrorKind::OutputTooLarge`] or [`ErrorKind::Trapped`] for a source that takes more than about a second, 64 MiB,
     /// 4 MiB of code or the stack to compile; [`ErrorKind::Overloaded`] where no slot is free for that. Four compile at
-    /// once, four run the top levels of snapshots, for two seconds at most, and others wait. For a [`snapshot`](ScriptBuilder::snapshot) also [`ErrorKind::Thrown`] for what its top level
-    /// throws, and the same kinds for one that takes more than that, or leaves more than 4 MiB of memory in use. For an
-    /// [`Interpreter`] that you bring, whatever ends the loading of a component, and [`ErrorKind::WrongExport`] for one of
-    /// another world.
+    /// once, and four run the top levels of snapshots, for two seconds at most; others wait. For a
+    /// [`snapshot`](ScriptBuilder::snapshot) also [`ErrorKind::Thrown`] for what its top level throws, and the same kinds for
+    /// one that takes more than that, or leaves more than 4 MiB of memory in use. For an [`Interpreter`] that you bring,
+    /// whatever ends the loading of a component, and [`ErrorKind::WrongExport`] for one of another world.
     pub async fn load(self) -> Result<Function> {
         let name = Arc::clone(&self.name);
         self.build().await.map_err(|error| error.of(&name))
@@ -255,8 +255,10 @@ impl ScriptBuilder {
 impl Function {
     /// Replaces the source of a script, for all tenants and all handles of this function, with the language, limits and grants
     /// that it was loaded with. Calls that begin from now on run the new one; those that run end with the one that they began
-    /// with. Of updates at once each waits for those before it. If it fails, nothing has changed. That it compiles is all that is checked, besides the top level of a
-    /// [`snapshot`](ScriptBuilder::snapshot): to try a text first, load it under another name and call it.
+    /// with. Of updates at once each waits for those before it. If it fails, nothing has changed.
+    ///
+    /// That it compiles is all that is checked, besides the top level of a [`snapshot`](ScriptBuilder::snapshot): to try a
+    /// text first, load it under another name and call it.
     ///
     /// # Errors
     /// [`ErrorKind::Misuse`] for a function that is no script; then as [`ScriptBuilder::load`].

@@ -190,8 +190,8 @@ declare const secrets: { get(name: string): Secret };
 /** Granted by `Config`. */
 declare const config: { get(name: string): string | undefined };
 
-/** Calls another function, granted by `Functions` if it was loaded as `callable`: a script with an input, or an export of a component with a list of
- * arguments. Calls begin when the script awaits something, and run one after the other, beside requests and timers; under
- * `Limits::fuel` these are told of when the call is over. */
+/** Calls another function, granted by `Functions` if it was loaded as `callable`: a script with an input, or an export of a
+ * component with a list of arguments. Calls begin when the script awaits something, and run one after the other, beside
+ * requests and timers; under `Limits::fuel` these are told of when the call is over. */
 declare function call(name: string, input?: unknown): Promise<any>;
 declare function call(name: string, values: unknown[], name_of_export: string): Promise<any>;
