@@ -45,7 +45,8 @@ impl Host {
     /// A source text, to be loaded as a function with one export, `default`, of one argument.
     ///
     /// The source is one module with `export default function (input, context) { .. }`, or an `async` one. `input` is what
-    /// [`call`](Function::call) is given, as JSON; what the function gives goes back as JSON. Bytes alone, as by
+    /// [`call`](Function::call) is given, as JSON; what the function gives goes back as JSON. Where that is text already, or is
+    /// to be, `serde_json::value::RawValue` takes it through as it is. Bytes alone, as by
     /// `serde_bytes`, are a `Uint8Array`, both ways. `context` has `function`, `tenant` and `callId`. `console` writes to the
     /// call's [log](crate::Output::log). What else a script finds is declared in [`SCRIPT_TYPES`].
     ///

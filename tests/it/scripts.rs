@@ -6,6 +6,7 @@ use isopod::{
     Limits, MIB, Random, ScriptBuilder, ms,
 };
 use serde_bytes::{ByteBuf, Bytes};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::pin::pin;
 use std::sync::LazyLock;
@@ -61,6 +62,16 @@ async fn json_goes_in_and_out() {
     );
     assert_eq!(run("export default x => x", json!("a\u{0}b")).await.unwrap(), json!("a\u{0}b"));
     assert_eq!(rule.call::<Value>("default", json!([{"items": []}])).await.unwrap().value, json!({"total": 0}));
+}
+
+#[tokio::test]
+async fn json_that_is_text_stays_text() {
+    let rule = loaded("export default x => x").await;
+    let text = RawValue::from_string(r#"{"b":[1.0,"é"], "a":null}"#.into()).unwrap();
+    let reply = rule.call::<Box<RawValue>>("default", (&text,)).await.unwrap();
+    assert_eq!(reply.value.get(), r#"{"b":[1,"é"],"a":null}"#);
+    let error = rule.call::<Box<RawValue>>("default", (&text, &text)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongArguments, "{error}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench script` measures by criterion, with `-- --table` all contenders in turn, as a table, and what
 //! ten thousand scripts take. An order goes in
-//! as JSON and a price comes out as JSON, the same of all. `isopod` has every limit on, of time, memory, input, output and
+//! as text of JSON and a price comes out as that, the same of all. `isopod` has every limit on, of time, memory, input, output and
 //! calls; `rquickjs_new_context` has limits of memory, stack and time, and makes a runtime and a context with the language's
 //! own library, compiles the rule and calls it; `mlua_new_state` is the same with a small rule in Lua. `isopod_snapshot` is a
 //! script with `ScriptBuilder::snapshot`.
@@ -16,6 +16,7 @@ use isopod::{Function, Host, Language, block_on};
 use mlua::{HookTriggers, Lua, LuaOptions, LuaSerdeExt, StdLib, VmState};
 use rquickjs::{CatchResultExt, Context, Function as Native, Module, Runtime};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -133,17 +134,17 @@ fn resident() -> u64 {
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap() * 4096
 }
 
-fn order() -> Value {
+fn order() -> Box<RawValue> {
     serde_json::from_str(ORDER).unwrap()
 }
 
-fn call(function: &Function, order: &Value) -> Value {
+fn call(function: &Function, order: &RawValue) -> Box<RawValue> {
     now(function.call("default", (order,))).unwrap().value
 }
 
 fn check(function: &Function, rule: &str) {
     let price: Value = serde_json::from_str(&new_context(rule)).unwrap();
-    assert_eq!(call(function, &order()), price);
+    assert_eq!(serde_json::from_str::<Value>(call(function, &order()).get()).unwrap(), price);
     assert!(price["total"].as_f64().is_some_and(|total| total > 0.0), "{price}");
 }
 

@@ -25,7 +25,7 @@ pub(super) enum Unfit {
 
 /// The only one of the arguments, of at most so many bytes. No argument is `null`.
 pub(super) fn only(args: &impl Serialize, most: u64) -> Result<Given, Unfit> {
-    let mut text = Bounded { text: Vec::new(), most, full: false };
+    let mut text = Bounded { text: Vec::with_capacity(USUAL), most, full: false };
     let mut outer = Outer::default();
     let written = args.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Only(&mut outer)));
     // A foreign `Serialize` may have swallowed that error.
@@ -42,6 +42,9 @@ pub(super) fn only(args: &impl Serialize, most: u64) -> Result<Given, Unfit> {
         _ => Err(Unfit::Other("what was passed is no list of arguments".to_owned())),
     }
 }
+
+/// Bytes of an argument that take no more than one allocation.
+const USUAL: usize = 512;
 
 struct Bounded {
     text: Vec<u8>,
