@@ -51,14 +51,15 @@ async fn a_stocked_instance_was_used_by_nobody() {
     assert!(stocked >= 10, "{stocked} of 100 were stocked");
 }
 
-/// Whatever was used is replaced without anybody asking for it.
+/// What was used is replaced without anybody asking for it, once less than half is left. What calls take while that is done
+/// may be left for the next time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thread_of_the_host_fills_the_stock() {
     let function = counter(&host(), 8, Limits::default()).await;
     for _ in 0..8 {
         function.call::<u32>("count", ()).await.unwrap();
     }
-    until("the stock is full", || function.idle() == 8);
+    until("the stock is half full", || function.idle() >= 4);
 }
 
 /// A thread that waits for its answer fills the stock itself, before it goes on, unless the host's thread is just at it, or

@@ -2,11 +2,10 @@
 //! anew for each call?
 //!
 //! `cargo bench --bench script` measures by criterion, with `-- --table` all contenders in turn, as a table, and what
-//! ten thousand scripts take. An order goes in
-//! as text of JSON and a price comes out as that, the same of all. `isopod` has every limit on, of time, memory, input, output and
-//! calls; `rquickjs_new_context` has limits of memory, stack and time, and makes a runtime and a context with the language's
-//! own library, compiles the rule and calls it; `mlua_new_state` is the same with a small rule in Lua. `isopod_snapshot` is a
-//! script with `ScriptBuilder::snapshot`.
+//! ten thousand scripts take. An order goes in as text of JSON, and a price comes out as that, or in Lua as a value. `isopod`
+//! has every limit on, of time, memory, input, output and calls; `rquickjs_new_context` has limits of memory, stack and time,
+//! and makes a runtime and a context with the language's own library, compiles the rule and calls it; `mlua_new_state` is
+//! the same with a small rule in Lua. `isopod_snapshot` is a script with `ScriptBuilder::snapshot`.
 
 #[path = "../../cases/mod.rs"]
 mod cases;
