@@ -433,11 +433,12 @@ static JSValue js_random(JSContext *ctx, JSValueConst this, int argc, JSValueCon
 
 // `Math.random`, where its state is drawn first if there is none.
 static JSValue js_math_random_seeded(JSContext *ctx, JSValueConst this, int argc, JSValueConst *argv) {
-    while (!ctx->random_state) {
+    if (!ctx->random_state) {
         javascript_list_u8_t drawn;
         isopod_script_host_random(sizeof ctx->random_state, &drawn);
-        memcpy(&ctx->random_state, drawn.ptr, drawn.len);
+        if (drawn.len == sizeof ctx->random_state) memcpy(&ctx->random_state, drawn.ptr, drawn.len);
         free(drawn.ptr);
+        if (!ctx->random_state) ctx->random_state = 1;
     }
     return js_math_random(ctx, this, argc, argv);
 }

@@ -102,7 +102,15 @@ fn quickjs() -> Result<(PathBuf, String)> {
 fn compile(root: &Path, gen_dir: &Path, quickjs: &Path) -> Result<Vec<u8>> {
     let module = target_dir().join("script.wasm");
     let mut clang = Command::new(CLANG);
-    clang.args(["--target=wasm32-wasi", "-std=gnu11", "-O2", "-mexec-model=reactor", "-mbulk-memory", "-msign-ext", "-mnontrapping-fptoint"]);
+    clang.args([
+        "--target=wasm32-wasi",
+        "-std=gnu11",
+        "-O2",
+        "-mexec-model=reactor",
+        "-mbulk-memory",
+        "-msign-ext",
+        "-mnontrapping-fptoint",
+    ]);
     clang.args(["-DNDEBUG", "-D_GNU_SOURCE", "-DEMSCRIPTEN=1", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0"]);
     clang.args(["-D_WASI_EMULATED_PROCESS_CLOCKS", "-D_WASI_EMULATED_SIGNAL", "-w"]);
     clang.arg(format!("-I{}", quickjs.display())).arg(format!("-I{}", gen_dir.display()));
