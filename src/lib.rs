@@ -58,7 +58,7 @@ pub use engine::export::{Export, Session};
 pub use engine::reuse::Reuse;
 pub use engine::value::Handle;
 pub use error::{Error, ErrorKind, Limit, Result};
-pub use event::{Event, Handled, Unhandled};
+pub use event::{Attribute, Event, Handled, Unhandled};
 pub use exception::Exception;
 pub use function::{Function, FunctionBuilder, Kind};
 pub use future::BoxFuture;

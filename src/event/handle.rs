@@ -1,5 +1,6 @@
 //! Functions of kind [`event`](crate::Kind::Event): one event in, a reply or the guest's own error out.
 
+use super::Event;
 use crate::bindings::exports::isopod::function::handler;
 use crate::call::{self, CallOptions};
 use crate::engine::entry::Entry;
@@ -8,29 +9,6 @@ use crate::error::{Error, ErrorKind, Limit, Result};
 use crate::function::{Function, Kind};
 use crate::usage::Reply;
 use bytes::Bytes;
-
-/// What a trigger hands to a function, with the attributes and the meaning of a CloudEvents 1.0 event.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Event {
-    /// Unique together with `source`; a redelivered event keeps it.
-    pub id: String,
-    /// Where the event comes from: a URI reference.
-    pub source: String,
-    /// What kind of event it is, such as `com.example.order.created`.
-    pub kind: String,
-    /// What it is about within `source`.
-    pub subject: Option<String>,
-    /// When it happened, as an RFC 3339 timestamp.
-    pub time: Option<String>,
-    /// The media type of `data`.
-    pub content_type: Option<String>,
-    /// A URI that names the schema of `data`.
-    pub schema: Option<String>,
-    /// Extension attributes by name.
-    pub extensions: Vec<(String, String)>,
-    /// The payload.
-    pub data: Option<Bytes>,
-}
 
 /// What a handled event gives back.
 #[non_exhaustive]
@@ -128,7 +106,7 @@ impl Event {
             time: self.time,
             datacontenttype: self.content_type,
             dataschema: self.schema,
-            extensions: self.extensions,
+            extensions: self.extensions.into_iter().map(|(name, value)| (name, value.to_string())).collect(),
             data: self.data.map(Vec::from),
         }
     }
