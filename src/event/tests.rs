@@ -1,3 +1,5 @@
+//! Events as the standard has them: what is one, what is none, and that what is written is read back.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "admission/ledger.rs",
     "admission/seats.rs",
     "admission/turns.rs",
+    "event/json.rs",
     "store/batch.rs",
     "testkit/fuzz/judge.rs",
     "testkit/fuzz/script.rs",
