@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         let name = sanitise(&name, super::SHOWN);
                         return Err(serde::de::Error::custom(format!("`{name}` is there twice")));
                     }
-                    if fields.len() > MOST_MEMBERS {
+                    if fields.len() == MOST_MEMBERS {
                         return Err(serde::de::Error::custom("it has too many attributes"));
                     }
                     fields.push((name, value));
